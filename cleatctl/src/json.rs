@@ -171,7 +171,7 @@ pub(crate) fn migration(m: &proto::MigrationInfo) -> Value {
         "target_epoch": epoch(m.target_epoch.as_ref()),
         "result": m.result,
         "attributed_to": m.attributed_to,
-        "steps": list(&m.steps, |s| json!({"name": s.name, "at_unix_ms": s.at_unix_ms})),
+        "steps": list(&m.steps, |s| json!({"name": s.name, "at_unix_ms": s.at_unix_ms, "by": s.by})),
         "vm_namespace": m.vm_namespace,
         "vm_name": m.vm_name,
         "vm_uid": m.vm_uid,

@@ -189,7 +189,11 @@ mod tests {
     use super::*;
 
     fn record(seq: u64, steps: usize) -> MigrationInfo {
-        let step = |at: usize| MigrationStep { name: format!("step-{at}"), at_unix_ms: at as u64 };
+        let step = |at: usize| MigrationStep {
+            name: format!("step-{at}"),
+            at_unix_ms: at as u64,
+            ..Default::default()
+        };
         MigrationInfo {
             volume_id: "vm-1".into(),
             target_epoch: Some(Epoch { term: 1, seq }),
@@ -217,7 +221,11 @@ mod tests {
 
     /// The record of a VM's migration between two nodes, with these steps.
     fn of_vm(uid: &str, [source, target]: [&str; 2], seq: u64, steps: &[(&str, u64)]) -> MigrationInfo {
-        let step = |(name, at): &(&str, u64)| MigrationStep { name: (*name).into(), at_unix_ms: *at };
+        let step = |(name, at): &(&str, u64)| MigrationStep {
+            name: (*name).into(),
+            at_unix_ms: *at,
+            ..Default::default()
+        };
         MigrationInfo {
             source_node_id: source.into(),
             target_node_id: target.into(),

@@ -222,7 +222,11 @@ Left out to fit 80 columns: FABRICS, VERSION, KERNEL, STORAGE ADDRESSES. Use a
 }
 
 fn migration() -> MigrationInfo {
-    let step = |name: &str, after_ms| MigrationStep { name: name.into(), at_unix_ms: NOON + after_ms };
+    let step = |name: &str, after_ms| MigrationStep {
+        name: name.into(),
+        at_unix_ms: NOON + after_ms,
+        ..Default::default()
+    };
     MigrationInfo {
         volume_id: "vm-1".into(),
         source_node_id: "worker-1".into(),

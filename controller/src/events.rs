@@ -48,6 +48,8 @@ pub enum EventReason {
     MigrationFailed,
     /// Two nodes have a volume for longer than a migration may take. Nobody is cut off by it.
     MigrationTimedOut,
+    /// The source of a migration has written after the VM had moved.
+    LateWrite,
     /// A node is being cut off from a volume.
     FenceStarted,
     /// The target keeps a node out of a volume.
@@ -85,6 +87,7 @@ impl EventReason {
             Self::MigrationRolledBack => "MigrationRolledBack",
             Self::MigrationFailed => "MigrationFailed",
             Self::MigrationTimedOut => "MigrationTimedOut",
+            Self::LateWrite => "LateWrite",
             Self::FenceStarted => "FenceStarted",
             Self::FenceProven => "FenceProven",
             Self::FenceUnknown => "FenceUnknown",
@@ -102,6 +105,7 @@ impl EventReason {
             | Self::MigrationRolledBack
             | Self::MigrationFailed
             | Self::MigrationTimedOut
+            | Self::LateWrite
             | Self::FenceStarted
             | Self::FenceUnknown
             | Self::NodeQuarantined
@@ -130,7 +134,11 @@ impl EventReason {
             | Self::PathDegraded
             | Self::PathRecovered => About::Volume,
             Self::NodeQuarantined | Self::NodeReadmitted => About::Node,
-            Self::FenceStarted | Self::FenceProven | Self::FenceUnknown | Self::DriftFound => About::Both,
+            Self::LateWrite
+            | Self::FenceStarted
+            | Self::FenceProven
+            | Self::FenceUnknown
+            | Self::DriftFound => About::Both,
         }
     }
 }
@@ -177,6 +185,9 @@ pub(crate) fn of(notice: &Notice) -> Vec<ClusterEvent> {
         }
         Notice::Detached { volume, evidence } => detached(volume.as_str(), evidence),
         Notice::Migration { volume, migration, step } => migrated(volume.as_str(), migration, *step),
+        Notice::LateWrite { volume, node, target } => {
+            ClusterEvent::new(Reason::LateWrite, explain::late_write(volume, node, target))
+        }
         Notice::FenceBegun { volume, node } => ClusterEvent::new(
             Reason::FenceStarted,
             format!("node {node} is being cut off from volume {volume}"),

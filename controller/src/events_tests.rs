@@ -57,6 +57,7 @@ led_to! {
     MigrationRolledBack: of(&migration("rolled_back", "target", MigrationStep::Done)),
     MigrationFailed: of(&migration("failed", "target", MigrationStep::Done)),
     MigrationTimedOut: of(&migration("timed_out", "source", MigrationStep::TimedOut)),
+    LateWrite: of(&Notice::LateWrite { volume: v(), node: n("a"), target: n("b") }),
     FenceStarted: of(&Notice::FenceBegun { volume: v(), node: n("a") }),
     FenceProven: of(&evidence(Source::ExportOff)),
     FenceUnknown: of(&Notice::Fence {

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 
 /// The version of the session's protocol that this build speaks. It rises with everything that the other side must not
 /// leave unread.
-pub const SESSION_PROTOCOL: u32 = 2;
+pub const SESSION_PROTOCOL: u32 = 3;
 
 /// The other side's version, and ours, are more than one apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use crate::ledger::Grant;
 use crate::name::{Epoch, NameError, NqnPrefix, OperationId, VolumeId};
 use crate::volume::clause;
+use crate::volume::count::{CountPace, CountRequest};
 use crate::volume::directive::{Ask, Directive, GivenSecret};
 use crate::volume::outcome::DirectiveFailure;
 
@@ -26,6 +27,10 @@ const DEADLINES: std::ops::RangeInclusive<Duration> = Duration::from_millis(10).
 const HEARTBEATS: std::ops::RangeInclusive<Duration> = Duration::from_millis(20)..=Duration::from_secs(60);
 /// Most portals of one volume: each is a controller in the kernel, and a mistake must not make hundreds.
 const MOST_PORTALS: usize = 16;
+/// Most pods that one Verify may name: a volume has one or two.
+const MOST_PODS: usize = 16;
+/// Most other volumes that it may name: those of one VM on one node.
+const MOST_OTHERS: usize = 1024;
 /// Most registrations that one Preempt may remove: a volume has a grant or two, and perhaps some old ones.
 const MOST_VICTIMS: usize = 64;
 
@@ -106,6 +111,8 @@ pub(super) enum Parsed {
     Directive(Box<Directive>),
     /// A directive that cannot be carried out.
     Refused(Box<RefusedDirective>),
+    /// Writes to be counted.
+    Count(Box<CountRequest>),
     /// A sign of life of the controller, and no more.
     Heartbeat,
     /// A Welcome after the first message: it breaks the protocol.
@@ -129,15 +136,7 @@ pub(super) fn parse(kind: proto::to_agent::Kind, prefix: &NqnPrefix) -> Parsed {
         };
         match directive() {
             Ok(directive) => Parsed::Directive(Box::new(directive)),
-            Err(error) => Parsed::Refused(Box::new(RefusedDirective {
-                operation: operation.to_owned(),
-                volume: volume.to_owned(),
-                epoch: epoch.map(|epoch| (epoch.term, epoch.seq)),
-                failure: DirectiveFailure {
-                    unready: clause::failed(clause::REQUEST, error),
-                    nothing_left: false,
-                },
-            })),
+            Err(error) => refused(operation, volume, epoch, &error),
         }
     };
     match kind {
@@ -150,12 +149,37 @@ pub(super) fn parse(kind: proto::to_agent::Kind, prefix: &NqnPrefix) -> Parsed {
             let ask = by(m.deadline_ms, received).map(|deadline| Ask::Revoke { deadline });
             header(&m.operation_id, &m.volume_id, m.epoch, ask)
         }
-        Kind::Verify(m) => header(&m.operation_id, &m.volume_id, m.epoch, Ok(Ask::Verify)),
+        Kind::Verify(m) => header(&m.operation_id, &m.volume_id, m.epoch, verify(&m)),
         Kind::Preempt(m) => header(&m.operation_id, &m.volume_id, m.epoch, preempt(&m, received)),
         Kind::Rekey(m) => header(&m.operation_id, &m.volume_id, m.epoch, rekey(&m, received)),
+        Kind::Count(m) => count(&m).map_or_else(
+            |error| refused(&m.operation_id, &m.volume_id, m.epoch, &error),
+            |asked| Parsed::Count(Box::new(asked)),
+        ),
         Kind::Heartbeat(_) => Parsed::Heartbeat,
         other @ Kind::Welcome(_) => Parsed::Unexpected(Box::new(other)),
     }
+}
+
+/// Repeats what came as it came, with what is wrong with it.
+fn refused(operation: &str, volume: &str, epoch: Option<proto::Epoch>, error: &Invalid) -> Parsed {
+    Parsed::Refused(Box::new(RefusedDirective {
+        operation: operation.to_owned(),
+        volume: volume.to_owned(),
+        epoch: epoch.map(|epoch| (epoch.term, epoch.seq)),
+        failure: DirectiveFailure { unready: clause::failed(clause::REQUEST, error), nothing_left: false },
+    }))
+}
+
+fn count(message: &proto::Count) -> Result<CountRequest, Invalid> {
+    let problem = |field| move |error: NameError| invalid(field)(&error);
+    let ms = |number: u32| Duration::from_millis(number.into());
+    Ok(CountRequest {
+        operation: OperationId::parse(&message.operation_id).map_err(problem("operation_id"))?,
+        volume: VolumeId::parse(&message.volume_id).map_err(problem("volume_id"))?,
+        epoch: parse_epoch(message.epoch).map_err(problem("epoch"))?,
+        pace: CountPace::within_bounds(ms(message.every_ms), ms(message.for_ms)),
+    })
 }
 
 /// A directive of a kind that this version does not know.
@@ -266,6 +290,21 @@ fn preempt(message: &proto::Preempt, received: Instant) -> Result<Ask, Invalid> 
     Ok(Ask::Preempt { key, victims, deadline: by(message.deadline_ms, received)? })
 }
 
+fn verify(message: &proto::Verify) -> Result<Ask, Invalid> {
+    let few = |field, found: usize, most: usize| {
+        let problem = format!("{found} are more than {most}");
+        if found <= most { Ok(()) } else { Err(Invalid { field, problem }) }
+    };
+    few("pod_uids", message.pod_uids.len(), MOST_PODS)?;
+    few("other_volume_ids", message.other_volume_ids.len(), MOST_OTHERS)?;
+    let others = message.other_volume_ids.iter().map(|id| VolumeId::parse(id));
+    let others: Result<_, NameError> = others.collect();
+    Ok(Ask::Verify {
+        pods: message.pod_uids.iter().cloned().collect(),
+        others: others.map_err(|error| invalid("other_volume_ids")(&error))?,
+    })
+}
+
 fn rekey(message: &proto::Rekey, received: Instant) -> Result<Ask, Invalid> {
     let generation = parse_epoch(message.generation).map_err(|error| invalid("generation")(&error))?;
     let secret = secret(&message.dhchap_secret)?;
@@ -331,16 +370,18 @@ mod tests {
                 ..Default::default()
             })
         };
-        // The first version says none.
-        for (said, protocol) in [(0, 1), (1, 1), (SESSION_PROTOCOL, 2), (SESSION_PROTOCOL + 1, 3)] {
+        for (said, protocol) in [(2, 2), (SESSION_PROTOCOL, 3), (SESSION_PROTOCOL + 1, 4)] {
             assert_eq!(welcome(said).unwrap().protocol, protocol);
         }
         let refused = welcome(SESSION_PROTOCOL + 2).unwrap_err();
         for part in
-            ["controller speaks session protocol 4", "this agent speaks 2", "upgrade the agent", "9.9"]
+            ["controller speaks session protocol 5", "this agent speaks 3", "upgrade the agent", "9.9"]
         {
             assert!(refused.contains(part), "{refused} should say {part}");
         }
+        // The first version says none.
+        let refused = welcome(0).unwrap_err();
+        assert!(refused.contains("protocol 1") && refused.contains("upgrade the controller"), "{refused}");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use proto::directive_result::Outcome as WireOutcome;
 use proto::volume_state::Phase as WirePhase;
 
 use super::NodeDescription;
+use super::counts::CountReport;
 use super::decode::RefusedDirective;
 use super::outbox::Outgoing;
 use crate::ledger::Deletion;
@@ -62,6 +63,7 @@ pub(super) fn state(state: VolumeState) -> proto::VolumeState {
         writes: state.writes,
         absence: state.absence.map(absence),
         staging: state.staging.into_iter().map(staging).collect(),
+        held_elsewhere: state.held_elsewhere,
     }
 }
 
@@ -102,6 +104,19 @@ fn unready(failed: FailedClause) -> proto::Unready {
 fn staging(staging: Staging) -> proto::Staging {
     let Staging { path, device, same } = staging;
     proto::Staging { path, device, same }
+}
+
+/// What was counted, with its age at this moment.
+pub(super) fn writes(report: CountReport) -> proto::WritesCounted {
+    let CountReport { asked, counted, at } = report;
+    proto::WritesCounted {
+        operation_id: asked.operation.to_string(),
+        volume_id: asked.volume.to_string(),
+        epoch: Some(epoch(asked.epoch)),
+        writes: counted.writes,
+        last_write_age_us: micros(counted.last_write_age + at.elapsed()),
+        open: counted.open,
+    }
 }
 
 /// The answer to a directive.
@@ -219,6 +234,7 @@ mod tests {
             writes: 7,
             absence: Some(gone()),
             staging: vec![Staging { path: "/t".into(), device: "nvme0n1".into(), same: true }],
+            held_elsewhere: vec!["process 7".into()],
         }
     }
 
@@ -249,6 +265,7 @@ mod tests {
             proto::Unready { clause: "connect".into(), message: "why".into() }
         );
         assert_eq!(encoded.openers, ["pid 1"]);
+        assert_eq!(encoded.held_elsewhere, ["process 7"]);
         assert_eq!(encoded.absence.unwrap().deleted[0].state_at_deletion, "live");
         assert!(
             encoded.staging[0].same

@@ -9,6 +9,7 @@
 //!   next one.
 //! - Silence counts as loss, on both sides, after the time that the controller's Welcome names.
 
+mod counts;
 mod decode;
 mod encode;
 pub mod find;
@@ -32,6 +33,7 @@ use crate::metrics::{self, SessionEnd};
 use crate::name::{NodeId, NqnPrefix};
 use crate::volume::Fleet;
 use crate::volume::board::Board;
+use crate::volume::count::{CountRequest, Counted};
 use crate::volume::directive::Directive;
 use crate::volume::host::Host;
 use crate::volume::state::VolumeState;
@@ -65,6 +67,13 @@ pub trait NodeVolumes: Send + Sync + 'static {
     /// Starts a directive, or joins the operation of the same id; its results go to the outbox.
     fn submit(&self, directive: Directive);
 
+    /// Counts the writes of a volume, and reports; ends by itself.
+    fn count(
+        &self,
+        asked: CountRequest,
+        report: impl FnMut(Counted) + Send + 'static,
+    ) -> impl Future<Output = ()> + Send + 'static;
+
     /// The board that reports changes of state.
     fn board(&self) -> &Board;
 }
@@ -76,6 +85,14 @@ impl<H: Host> NodeVolumes for Fleet<H> {
 
     fn submit(&self, directive: Directive) {
         self.begin(directive);
+    }
+
+    fn count(
+        &self,
+        asked: CountRequest,
+        report: impl FnMut(Counted) + Send + 'static,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        Fleet::count(self, asked, report)
     }
 
     fn board(&self) -> &Board {

@@ -64,6 +64,7 @@ impl Side {
             session_id: "s".into(),
             heartbeat_interval_ms: 20,
             silence_deadline_ms: silence_ms,
+            protocol: cleat_proto::SESSION_PROTOCOL,
             ..Default::default()
         }))
         .await;
@@ -96,6 +97,8 @@ struct FakeNode {
     board: Board,
     directives: Mutex<Vec<Directive>>,
     arrived: tokio::sync::Notify,
+    /// How many writes each counting has, as the test says.
+    writes: watch::Sender<u64>,
 }
 
 impl NodeVolumes for FakeNode {
@@ -106,6 +109,23 @@ impl NodeVolumes for FakeNode {
     fn submit(&self, directive: Directive) {
         self.directives.lock().expect("not poisoned").push(directive);
         self.arrived.notify_one();
+    }
+
+    fn count(
+        &self,
+        _: CountRequest,
+        mut report: impl FnMut(Counted) + Send + 'static,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let mut writes = self.writes.subscribe();
+        async move {
+            loop {
+                let writes_now = *writes.borrow_and_update();
+                report(Counted { writes: writes_now, last_write_age: Duration::ZERO, open: true });
+                if writes.changed().await.is_err() {
+                    return;
+                }
+            }
+        }
     }
 
     fn board(&self) -> &Board {
@@ -340,7 +360,7 @@ async fn an_unknown_directive_is_refused_by_name_and_what_follows_is_done() {
     let unready = failed.unready.expect("why");
     assert_eq!((unready.clause.as_str(), failed.nothing_left), ("unknown-directive", false));
     assert!(
-        unready.message.contains("protocol 2") && unready.message.contains("upgrade the agent"),
+        unready.message.contains("protocol 3") && unready.message.contains("upgrade the agent"),
         "{unready:?}"
     );
     let operation_id = "op-1-8".into();
@@ -350,11 +370,62 @@ async fn an_unknown_directive_is_refused_by_name_and_what_follows_is_done() {
 }
 
 #[tokio::test]
+async fn writes_are_counted_until_the_next_count_or_the_sessions_end() {
+    let mut rig = Rig::start().await;
+    let mut side = rig.session().await;
+    side.welcome(10_000).await;
+    let count = |operation: &str, volume: &str| {
+        Hear::Count(proto::Count {
+            operation_id: operation.into(),
+            volume_id: volume.into(),
+            epoch: Some(proto::Epoch { term: 1, seq: 2 }),
+            every_ms: 100,
+            for_ms: 60_000,
+        })
+    };
+    async fn counted(side: &mut Side) -> (String, u64) {
+        match side.next().await {
+            Say::Writes(said) => {
+                assert_eq!((said.epoch, said.open), (Some(proto::Epoch { term: 1, seq: 2 }), true));
+                assert!(said.last_write_age_us < PATIENCE.as_micros() as u64);
+                (said.operation_id, said.writes)
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    side.say(count("op-1-7", "v")).await;
+    assert_eq!(counted(&mut side).await, ("op-1-7".into(), 0));
+    rig.node.writes.send_replace(5);
+    assert_eq!(counted(&mut side).await, ("op-1-7".into(), 5));
+    side.say(count("op-1-8", "v")).await;
+    assert_eq!(counted(&mut side).await, ("op-1-8".into(), 5));
+    rig.node.writes.send_replace(6);
+    assert_eq!(counted(&mut side).await, ("op-1-8".into(), 6), "nothing more of the one before");
+    side.say(count("op-1-9", "../v")).await;
+    assert!(matches!(side.next().await, Say::Result(result) if result.operation_id == "op-1-9"));
+    drop(side);
+    let mut side = rig.session().await;
+    side.welcome(10_000).await;
+    rig.node.writes.send_replace(7);
+    loop {
+        match side.hear().await {
+            Say::Heartbeat(_) => break,
+            Say::Writes(said) => panic!("nobody has asked on this one: {said:?}"),
+            // What may not have been read on the one before.
+            _ => {}
+        }
+    }
+    assert_eq!(rig.node.writes.receiver_count(), 0);
+}
+
+#[tokio::test]
 async fn a_welcome_that_makes_no_sense_is_refused_and_stopping_ends_the_session() {
     let mut rig = Rig::start().await;
     let mut side = rig.session().await;
     assert!(matches!(side.next().await, Say::Hello(_)));
-    side.say(Hear::Welcome(proto::Welcome { heartbeat_interval_ms: 0, ..Default::default() })).await;
+    let protocol = cleat_proto::SESSION_PROTOCOL;
+    side.say(Hear::Welcome(proto::Welcome { protocol, heartbeat_interval_ms: 0, ..Default::default() }))
+        .await;
     let mut side = rig.session().await;
     side.welcome(10_000).await;
     rig.stop.cancel();
@@ -523,6 +594,7 @@ async fn a_token_goes_with_each_session_and_on_it_once_it_is_another_one() {
         heartbeat_interval_ms: 20,
         silence_deadline_ms: 10_000,
         takes_tokens: true,
+        protocol: cleat_proto::SESSION_PROTOCOL,
         ..Default::default()
     }))
     .await;

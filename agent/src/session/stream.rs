@@ -17,6 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Streaming};
 
+use super::counts::Counts;
 use super::decode::{Parsed, RefusedDirective, Welcome, not_known, parse};
 use super::outbox::Outgoing;
 use super::token::{Token, TokenError};
@@ -182,7 +183,17 @@ async fn talk<N: NodeVolumes>(
     session.outbox.rewind();
     *established = Some(Instant::now());
     session.up(&welcome);
-    let mut stream = Stream { session, say, welcome, token, sent, seen: 0, heard: Instant::now(), beats: 0 };
+    let mut stream = Stream {
+        session,
+        say,
+        welcome,
+        token,
+        sent,
+        seen: 0,
+        heard: Instant::now(),
+        beats: 0,
+        counts: Counts::default(),
+    };
     stream.run(hear, changes).await
 }
 
@@ -212,6 +223,8 @@ struct Stream<'a, N> {
     seen: u64,
     heard: Instant,
     beats: u64,
+    /// The writes that this controller has asked to have counted.
+    counts: Counts,
 }
 
 impl<N: NodeVolumes> Stream<'_, N> {
@@ -245,6 +258,9 @@ impl<N: NodeVolumes> Stream<'_, N> {
                 changed = changes.changed() => {
                     changed.map_err(|_| Ended::Stopping)?;
                     self.tell_changes(silent).await?;
+                }
+                report = self.counts.next() => {
+                    self.bounded(silent, Say::Writes(encode::writes(report))).await?;
                 }
                 _ = minor.tick() => self.tell_counters(silent).await?,
                 _ = renewal.tick(), if self.welcome.takes_tokens => self.renew(silent).await?,
@@ -296,6 +312,7 @@ impl<N: NodeVolumes> Stream<'_, N> {
         match parse(kind, &self.session.node_is.nqn_prefix) {
             Parsed::Directive(directive) => self.session.node.submit(*directive),
             Parsed::Refused(refusal) => self.refuse(*refusal),
+            Parsed::Count(asked) => self.counts.begin(self.session.node.as_ref(), *asked),
             Parsed::Heartbeat => {}
             Parsed::Unexpected(other) => {
                 return Err(Ended::Protocol(format!("{other:?} in mid-session")));

@@ -13,9 +13,10 @@ use std::time::Duration;
 
 use cleat_host::fabrics::DhchapSecret;
 use cleat_host::fixtures::shown;
+use cleat_host::openers::HeldDescriptor;
 use cleat_host::sysfs::{
-    Controller, Namespace, NamespaceKind, NativeMultipath, SubsystemNamespace, SubsystemView, SysfsError,
-    Topology,
+    Controller, IoCounters, Namespace, NamespaceKind, NativeMultipath, SubsystemNamespace, SubsystemView,
+    SysfsError, Topology,
 };
 use cleat_host::uevents::{Action, DeviceEvent, DeviceKind, HostEvent};
 use cleat_host::{ControllerName, DevT, Portal, SubsystemNqn};
@@ -75,6 +76,8 @@ pub(crate) struct World {
     pub(crate) uuids: BTreeMap<String, String>,
     pub(crate) sizes: BTreeMap<String, u64>,
     pub(crate) read_only: bool,
+    /// Writes that every device has counted.
+    pub(crate) writes: u64,
     pub(crate) reads_fail: bool,
     /// Judgements of the device wait until this is false.
     pub(crate) reads_hang: bool,
@@ -84,6 +87,8 @@ pub(crate) struct World {
     pub(crate) flushes_hang: bool,
     pub(crate) users: Vec<String>,
     pub(crate) users_unknown: bool,
+    /// What processes of pods have open.
+    pub(crate) held: Vec<HeldDescriptor>,
     pub(crate) sysfs_broken: bool,
     /// Deletions wait until this is false.
     pub(crate) deletions_hang: bool,
@@ -174,7 +179,8 @@ impl World {
         let uuid = self.uuids.get(subsystem).map(String::as_str).unwrap_or(UUID);
         let size = self.sizes.get(subsystem).copied().unwrap_or(SIZE);
         let shown = shown::namespace(number, uuid, size, NamespaceKind::Head { paths });
-        Some(Namespace { read_only: self.read_only, ..shown })
+        let counters = Some(IoCounters { writes: self.writes, ..IoCounters::default() });
+        Some(Namespace { read_only: self.read_only, counters, ..shown })
     }
 
     fn is_without_a_path(&self, subsystem: &str) -> bool {

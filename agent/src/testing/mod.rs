@@ -24,5 +24,6 @@ pub(crate) fn state(volume: &str, phase: VolumePhase) -> VolumeState {
         writes: 0,
         absence: None,
         staging: Vec::new(),
+        held_elsewhere: Vec::new(),
     }
 }

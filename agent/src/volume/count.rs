@@ -11,11 +11,16 @@
 //! - It is for people: nothing may follow from it about who can write.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cleat_host::sysfs::{IoCounters, SubsystemView};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 
+use crate::name::{Epoch, OperationId, VolumeId};
+use crate::volume::Volume;
+use crate::volume::host::Host;
 use crate::volume::observe::judge::device;
 
 /// Without a write for so long, writing has ended. The guest of a VM that writes all the time pauses for up to 0.25 s when
@@ -29,6 +34,21 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// Counting ends by itself after so long: no migration may take longer.
 const LONGEST: Duration = Duration::from_secs(3600);
+/// Between two searches for who has the device open: each goes through all processes.
+const OPENERS_EVERY: Duration = Duration::from_secs(2);
+
+/// What the controller has asked to be counted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CountRequest {
+    /// Its operation id, which tells a counting from the one before.
+    pub operation: OperationId,
+    /// The volume.
+    pub volume: VolumeId,
+    /// The grant under which writes count.
+    pub epoch: Epoch,
+    /// How often and how long.
+    pub pace: CountPace,
+}
 
 /// Writes completed, by the name of the block device that has counted them.
 type Counts = BTreeMap<String, u64>;
@@ -164,11 +184,10 @@ impl WriteCount {
 
 /// Looks at that pace and reports, to the end. A look that could not be made, `None`, says nothing; whether somebody has
 /// the device open comes with each.
-pub async fn count(
-    pace: CountPace,
-    mut look: impl AsyncFnMut() -> Option<(WriteCounters, bool)>,
-    mut report: impl FnMut(Counted),
-) {
+pub async fn count<L>(pace: CountPace, mut look: impl FnMut() -> L, mut report: impl FnMut(Counted))
+where
+    L: Future<Output = Option<(WriteCounters, bool)>>,
+{
     let ends = Instant::now() + pace.lasts;
     let mut counting = WriteCount::begin(Instant::now());
     let mut ticks = interval(pace.every);
@@ -182,6 +201,44 @@ pub async fn count(
         }
     }
     counting.end(last_open, Instant::now()).into_iter().for_each(report);
+}
+
+impl<H: Host> Volume<H> {
+    /// Counts writes while the grant of that epoch is in force, to the end.
+    pub(in crate::volume) async fn count_writes(
+        &self,
+        epoch: Epoch,
+        pace: CountPace,
+        report: impl FnMut(Counted),
+    ) {
+        let open = AtomicBool::new(false);
+        tokio::select! {
+            biased;
+            () = count(pace, || self.look_at_writes(epoch, &open), report) => {}
+            never = self.look_for_openers(&open) => match never {},
+        }
+    }
+
+    /// One look; `None` where nothing can be said of that grant.
+    async fn look_at_writes(&self, epoch: Epoch, open: &AtomicBool) -> Option<(WriteCounters, bool)> {
+        self.reported_state().filter(|state| state.epoch == Some(epoch) && !state.epoch_ended)?;
+        let view = self.shared.host.view(&self.subsystem).await.ok()?;
+        Some((WriteCounters::of(&view), open.load(Ordering::Relaxed)))
+    }
+
+    /// Searches now and then. A search that fails says nothing, and a detach's own goes before.
+    async fn look_for_openers(&self, open: &AtomicBool) -> Infallible {
+        let mut ticks = interval(OPENERS_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let Ok(_turn) = self.searching.try_lock() else { continue };
+            let Ok(view) = self.shared.host.view(&self.subsystem).await else { continue };
+            if let Ok(found) = self.shared.host.is_open(&view).await {
+                open.store(found, Ordering::Relaxed);
+            }
+        }
+    }
 }
 
 #[cfg(test)]

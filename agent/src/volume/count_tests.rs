@@ -7,6 +7,7 @@ use cleat_host::sysfs::{NamespaceKind, NamespacePath};
 use proptest::prelude::*;
 
 use super::*;
+use crate::testing::agent::{Agent, Machine, epoch, volume};
 use crate::testing::kernel::view;
 
 const EVERY: Duration = Duration::from_millis(20);
@@ -145,7 +146,7 @@ async fn counting(
     writes_at: impl Fn(u64) -> Option<u64>,
 ) -> (Vec<(Duration, Counted)>, u64) {
     let (began, looks, reports) = (Instant::now(), RefCell::new(0), RefCell::new(Vec::new()));
-    let look = async || {
+    let look = || async {
         *looks.borrow_mut() += 1;
         let writes = writes_at(*looks.borrow());
         writes.map(|writes| (counters(&[("nvme0n1", writes)], &[]), true))
@@ -177,9 +178,41 @@ async fn a_look_that_could_not_be_made_is_neither_a_write_nor_a_standstill() {
 #[tokio::test(start_paused = true)]
 async fn a_look_that_never_ends_does_not_outlast_the_counting() {
     let began = Instant::now();
-    let look = async || std::future::pending().await;
+    let look = std::future::pending;
     count(CountPace::within_bounds(EVERY, ms(500)), look, |_| ()).await;
     assert_eq!(began.elapsed(), ms(500));
+}
+
+#[tokio::test(start_paused = true)]
+async fn writes_are_counted_under_the_grant_that_is_asked_for_alone() {
+    let machine = Machine::new();
+    let agent = Agent::with_stopped_clock(&machine.kernel, machine.dir.path());
+    machine.kernel.change(|world| world.writes = 1000);
+    agent.ready(1, &[1]).await;
+    let begin = |seq: u64| {
+        let (sender, reports) = tokio::sync::mpsc::unbounded_channel();
+        let operation = OperationId::parse("op-1-99").unwrap();
+        let pace = CountPace::within_bounds(ms(100), ms(60_000));
+        let asked = CountRequest { operation, volume: volume(), epoch: epoch(seq), pace };
+        let counting = agent.fleet.count(asked, move |counted| {
+            let _ = sender.send(counted);
+        });
+        tokio::spawn(counting);
+        reports
+    };
+    let (mut reports, mut of_another) = (begin(1), begin(2));
+    assert_eq!(reports.recv().await.unwrap(), Counted { open: false, ..counted(0, 0) });
+    machine.kernel.change(|world| world.writes = 1003);
+    let first = reports.recv().await.unwrap();
+    assert_eq!((first.writes, first.last_write_age, first.open), (3, Duration::ZERO, false));
+    let rest = reports.recv().await.unwrap();
+    assert!(rest.writes == 3 && rest.last_write_age > STANDSTILL, "{rest:?}");
+    machine.kernel.change(|world| world.users = vec!["process 7 (qemu)".into()]);
+    assert!(reports.recv().await.unwrap().open);
+    assert!(of_another.try_recv().is_err(), "nothing can be said of that grant");
+    // The time is over.
+    while reports.recv().await.is_some() {}
+    assert!(of_another.recv().await.is_none());
 }
 
 proptest! {

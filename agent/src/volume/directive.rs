@@ -2,6 +2,8 @@
 //!
 //! Owns: the directive and its kinds. Only `session/decode.rs`, which checks it, makes one.
 
+use std::collections::BTreeSet;
+
 use cleat_host::fabrics::DhchapSecret;
 use cleat_host::reservations::ReservationKey;
 use tokio::time::Instant;
@@ -32,7 +34,12 @@ pub enum Ask {
         deadline: Instant,
     },
     /// Observe again, judge the whole predicate, and report the state.
-    Verify,
+    Verify {
+        /// Pods whose open devices are to be looked at, by UID.
+        pods: BTreeSet<String>,
+        /// Other volumes that these pods have.
+        others: BTreeSet<VolumeId>,
+    },
     /// Remove other nodes' registrations from the namespace.
     Preempt {
         /// This node's own key, which has to be registered first.
@@ -69,7 +76,7 @@ impl Ask {
             Self::Attach { .. } => DirectiveKind::Attach,
             Self::Detach { .. } => DirectiveKind::Detach,
             Self::Revoke { .. } => DirectiveKind::Revoke,
-            Self::Verify => DirectiveKind::Verify,
+            Self::Verify { .. } => DirectiveKind::Verify,
             Self::Preempt { .. } => DirectiveKind::Preempt,
             Self::Rekey { .. } => DirectiveKind::Rekey,
         }

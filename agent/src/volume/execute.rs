@@ -66,11 +66,11 @@ impl<H: Host> Fleet<H> {
             | Ask::Revoke { deadline }
             | Ask::Preempt { deadline, .. }
             | Ask::Rekey { deadline, .. } => deadline,
-            Ask::Verify => directive.received + PENDING_AGAIN,
+            Ask::Verify { .. } => directive.received + PENDING_AGAIN,
         };
         let work = tokio::spawn({
-            let (volume, directive) = (volume.clone(), directive.clone());
-            async move { volume.execute(&directive, arrival).await }.in_current_span()
+            let (fleet, volume, directive) = (self.clone(), volume.clone(), directive.clone());
+            async move { fleet.execute(&volume, &directive, arrival).await }.in_current_span()
         });
         let outcome = self.outcome(&volume, &directive, work, due).await;
         metrics::directive(kind.as_str(), outcome.as_str());
@@ -78,6 +78,16 @@ impl<H: Host> Fleet<H> {
         log_outcome(&directive, &result.outcome);
         volume.operations.end(&directive.operation, kind, &result);
         self.results().deliver(result);
+    }
+
+    async fn execute(&self, volume: &Volume<H>, directive: &Directive, arrival: Arrival) -> Outcome {
+        if let Ask::Verify { pods, others } = &directive.ask
+            && !pods.is_empty()
+        {
+            let own = self.devices_of(others);
+            volume.look_at_held(directive.epoch, pods, own).await;
+        }
+        volume.execute(directive, arrival).await
     }
 
     /// Waits for the outcome, and reports Pending each time that it is overdue.
@@ -117,7 +127,7 @@ impl<H: Host> Fleet<H> {
 impl<H: Host> Volume<H> {
     /// Does what a directive asks for, in its turn.
     async fn execute(&self, directive: &Directive, arrival: Arrival) -> Outcome {
-        if let Ask::Verify = &directive.ask {
+        if let Ask::Verify { .. } = &directive.ask {
             return self.verify(directive.epoch).await;
         }
         let _pass =
@@ -126,7 +136,7 @@ impl<H: Host> Volume<H> {
         let _arrival = arrival;
         let epoch = directive.epoch;
         match &directive.ask {
-            Ask::Verify => self.verify(epoch).await,
+            Ask::Verify { .. } => self.verify(epoch).await,
             Ask::Attach { grant, secret, deadline } => {
                 match self.attach(epoch, grant, secret.clone(), directive.received, *deadline).await {
                     Ok(ready) => Outcome::Ready(ready),

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use cleat_host::sysfs::{SubsystemView, SysfsError, Topology};
-use cleat_host::{ControllerName, SubsystemNqn};
+use cleat_host::{ControllerName, DevT, SubsystemNqn};
 use cleat_runtime::exit::Causes;
 use futures_util::future::join_all;
 use tokio::sync::watch;
@@ -23,6 +23,7 @@ use tracing::Instrument as _;
 use crate::link::Link;
 use crate::metrics;
 use crate::name::VolumeId;
+use crate::volume::count::{CountRequest, Counted};
 use crate::volume::host::Host;
 use crate::volume::outcome::Results;
 use crate::volume::publish::request::{Publish, Stage, Unpublish, Unstage};
@@ -201,6 +202,12 @@ impl<H: Host> Fleet<H> {
         }
     }
 
+    /// The devices of these volumes, as they were seen last.
+    pub(super) fn devices_of(&self, ids: &BTreeSet<VolumeId>) -> BTreeSet<DevT> {
+        let known: Vec<_> = ids.iter().filter_map(|id| self.lock().get(id).cloned()).collect();
+        known.iter().filter_map(|volume| volume.memory().dead.number()).collect()
+    }
+
     /// Removes a volume that neither the kernel nor the ledger has: somebody only asked about it.
     fn forget(&self, volume: Arc<Volume<H>>) {
         let mut volumes = self.lock();
@@ -264,6 +271,20 @@ impl<H: Host> Fleet<H> {
         let span = tracing::info_span!("NodeUnpublishVolume", volume = %request.volume, %target);
         let work = async move { volume.unpublish(&request).await };
         self.detached(work.instrument(span)).await.unwrap_or(Err(UnpublishError::Lost))
+    }
+
+    /// Counts the writes of a volume that this node has, to the end of the time that is asked for.
+    pub fn count(
+        &self,
+        asked: CountRequest,
+        report: impl FnMut(Counted) + Send + 'static,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let volume = self.lock().get(&asked.volume).cloned();
+        async move {
+            if let Some(volume) = volume {
+                volume.count_writes(asked.epoch, asked.pace, report).await;
+            }
+        }
     }
 
     /// Runs work in a task of its own: a caller's deadline drops the future that waits, not the work. `None`

@@ -5,10 +5,12 @@
 //!
 //! Always holds: every call ends by a deadline of its own, and "could not be read" is an error.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cleat_host::fabrics::{Fabrics, Pending};
+use cleat_host::openers::HeldDescriptor;
 use cleat_host::reach::Reached;
 use cleat_host::readiness::{Expectation, ReadyFacts, Unready};
 use cleat_host::reservations::Reservations;
@@ -109,6 +111,19 @@ pub trait Host: Send + Sync + 'static {
     /// Who uses a device by its number, even where no disk has that number any more. By default nobody does.
     fn users_of_device(&self, _dev: DevT) -> Later<'_, Result<Vec<String>, HostError>> {
         Box::pin(std::future::ready(Ok(Vec::new())))
+    }
+
+    /// What the processes of these pods have open, by their UIDs. By default nobody has anything open.
+    fn held_by<'a>(
+        &'a self,
+        _pods: &'a BTreeSet<String>,
+    ) -> Later<'a, Result<Vec<HeldDescriptor>, HostError>> {
+        Box::pin(std::future::ready(Ok(Vec::new())))
+    }
+
+    /// Whether a process has one of these devices open. By default each user is one.
+    fn is_open<'a>(&'a self, view: &'a SubsystemView) -> Later<'a, Result<bool, HostError>> {
+        Box::pin(async { Ok(!self.users(view).await?.is_empty()) })
     }
 
     /// Sets how long a multipath head stays without a path; with zero it goes with its last path. Returns the

@@ -3,6 +3,7 @@
 //! Comes in: names. Goes out: what `cleat_host` reports. Always holds: one reading of all of sysfs serves
 //! everybody who asked before it began.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use std::time::Duration;
 use cleat_host::devnode::{self, DevNodeError};
 use cleat_host::fabrics::Fabrics;
 use cleat_host::mounts::{MountError, Mounts, TargetState};
-use cleat_host::openers::{DeviceUser, Openers, plain};
+use cleat_host::openers::{DeviceUser, HeldDescriptor, Openers, plain};
 use cleat_host::reach::{self, Reached};
 use cleat_host::readiness::{CheckError, Checker, Expectation};
 use cleat_host::reservations::{BlockReservations, Reservations};
@@ -183,6 +184,38 @@ impl Host for Linux {
 
     fn users_to_end<'a>(&'a self, view: &'a SubsystemView) -> Later<'a, Result<Vec<String>, HostError>> {
         Box::pin(self.users_of(view, true))
+    }
+
+    fn held_by<'a>(
+        &'a self,
+        pods: &'a BTreeSet<String>,
+    ) -> Later<'a, Result<Vec<HeldDescriptor>, HostError>> {
+        Box::pin(async move {
+            let looked = self.openers.held_by(pods, Instant::now(), USERS).await;
+            // What could not be read is no difference, and takes none away.
+            let (held, _blind) =
+                looked.map_err(|error| HostError::new("could not look at what pods have open", error))?;
+            Ok(held)
+        })
+    }
+
+    fn is_open<'a>(&'a self, view: &'a SubsystemView) -> Later<'a, Result<bool, HostError>> {
+        Box::pin(async move {
+            for namespace in &view.namespaces {
+                let report = self.openers.look(namespace.dev, USERS).await;
+                // The kubelet's loop and the nodes that are bound for a pod are there before anybody opens them.
+                let by_process = |user: &DeviceUser| matches!(user, DeviceUser::Process(_));
+                if report.users.iter().any(by_process) {
+                    return Ok(true);
+                }
+                if !report.blind.is_empty() {
+                    let what = format!("could not look for who has {} open", view.nqn);
+                    let blind = report.blind.iter().map(ToString::to_string).collect();
+                    return Err(HostError::new(what, at_most(blind, NAMED, "more").join("; ")));
+                }
+            }
+            Ok(false)
+        })
     }
 
     fn users_of_device(&self, dev: DevT) -> Later<'_, Result<Vec<String>, HostError>> {

@@ -10,6 +10,7 @@ use crate::volume::detach::Deleting;
 use crate::volume::detach::leftovers::Leftovers;
 use crate::volume::forget::Over;
 use crate::volume::keep_heads::Staying;
+use crate::volume::observe::held::Held;
 use crate::volume::observe::judge::Activity;
 use crate::volume::observe::verify::Judged;
 use crate::volume::publish::staging::Staged;
@@ -41,6 +42,8 @@ pub(super) struct Memory {
     pub(super) secret: Secret,
     /// This node's registration, as it was last seen.
     pub(super) registration: Registration,
+    /// What pods hold in its place.
+    pub(super) held: Held,
     /// What was seen where it is published.
     pub(super) staged: Staged,
 }
@@ -50,6 +53,7 @@ impl Memory {
     pub(super) fn grant_begins(&mut self) {
         self.judged.grant_begins();
         self.registration = Registration::default();
+        self.held = Held::default();
         self.dead = Dead::default();
     }
 
@@ -58,6 +62,7 @@ impl Memory {
         self.judged = self.judged.ended();
         self.secret = Secret::default();
         self.registration = Registration::default();
+        self.held = Held::default();
         self.dead = Dead::default();
     }
 }

@@ -303,6 +303,7 @@ impl<H: Host> Volume<H> {
         let unheld = memory.registration.waits();
         let staging = memory.staged.seen().to_vec();
         let dead_users = memory.dead.users().to_vec();
+        let held = memory.held.elsewhere_under(epoch);
         drop(memory);
         let grant = entry.as_ref().ok().and_then(Option::as_ref).and_then(|entry| entry.grant.as_ref());
         let expectation = grant.map(|grant| self.expectation(grant));
@@ -324,6 +325,7 @@ impl<H: Host> Volume<H> {
             staging: &staging,
             silent: &silent,
             dead_users: &dead_users,
+            held: &held,
             boot_id: self.boot_id(),
         })
     }

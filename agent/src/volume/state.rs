@@ -37,6 +37,8 @@ pub struct VolumeState {
     pub absence: Option<Absence>,
     /// Where the volume is published, and which device is there.
     pub staging: Vec<Staging>,
+    /// What pods that have the volume hold in its place, each as text for a person; empty unless somebody looked.
+    pub held_elsewhere: Vec<String>,
 }
 
 /// How far a volume has come.

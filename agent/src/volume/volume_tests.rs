@@ -1,5 +1,6 @@
 //! What directives do, on a kernel made of memory.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,11 @@ use crate::volume::directive::Ask;
 
 const SOON: Duration = Duration::from_millis(400);
 const FOREIGN: &str = "nqn.2014-08.org.nvmexpress:uuid:99999999-9999-9999-9999-999999999999";
+
+/// A Verify that is about no pod.
+fn look() -> Ask {
+    Ask::Verify { pods: BTreeSet::new(), others: BTreeSet::new() }
+}
 
 #[tokio::test]
 async fn an_attach_connects_every_portal_and_says_ready_with_what_it_proved() {
@@ -360,18 +366,18 @@ async fn a_kernel_that_cannot_be_read_is_never_read_as_empty() {
 #[tokio::test]
 async fn verify_looks_afresh_and_says_what_fails() {
     let (node, agent) = Machine::holding(1, &[1]).await;
-    ready(agent.ask(1, Ask::Verify).await);
+    ready(agent.ask(1, look()).await);
     node.kernel.change(|world| world.reads_fail = true);
-    assert_eq!(failed(agent.ask(1, Ask::Verify).await).0, "direct-read");
+    assert_eq!(failed(agent.ask(1, look()).await).0, "direct-read");
     assert_eq!(agent.state().await.phase, VolumePhase::Lost);
     agent.detach(1).await;
-    absent(agent.ask(1, Ask::Verify).await);
+    absent(agent.ask(1, look()).await);
 }
 
 #[tokio::test]
 async fn a_volume_that_was_only_verified_is_forgotten() {
     let (_node, agent) = Machine::started();
-    absent(agent.ask(1, Ask::Verify).await);
+    absent(agent.ask(1, look()).await);
     assert_eq!(agent.fleet.inventory().await.unwrap(), []);
     assert!(agent.fleet.volumes().is_empty());
 }

@@ -179,6 +179,7 @@ impl<H: Host> Volume<H> {
             if let Some(view) = self.last_observation() {
                 self.bring_times_up_to_date(&view).await;
                 self.let_found_heads_stay(&view).await;
+                self.look_at_held_again().await;
                 self.report(&view);
             }
         }

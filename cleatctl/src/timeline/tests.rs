@@ -12,7 +12,11 @@ const VM: &str = "3b0c5a0e-6a5f-4f5e-9d3e-0d8a2b8c1f11";
 
 /// A record of which nobody says whose it is; times in milliseconds after noon.
 fn alone(volume: &str, result: &str, steps: &[(&str, u64)]) -> MigrationInfo {
-    let step = |(name, after): &(&str, u64)| MigrationStep { name: (*name).into(), at_unix_ms: NOON + after };
+    let step = |(name, after): &(&str, u64)| MigrationStep {
+        name: (*name).into(),
+        at_unix_ms: NOON + after,
+        ..Default::default()
+    };
     MigrationInfo {
         volume_id: volume.into(),
         source_node_id: "worker-1".into(),

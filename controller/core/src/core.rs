@@ -18,6 +18,8 @@
 //! - `desired`: who is to have what, held against the records; `unclear`: nodes that are to have what nobody can name
 //! - `index`: which volumes a node, a host or the time is about
 //! - `migrations`: the record of a live migration, and what KubeVirt reports of it
+//! - `switchover`: when a VM has moved, and late writes of its source, by what agents count
+//! - `verify`: whether a VM that has moved holds the volume's own device
 //! - `waiting`: what waits for what
 
 #[cfg(test)]
@@ -61,6 +63,7 @@ mod same_device;
 #[cfg(test)]
 mod secret_tests;
 mod sessions;
+mod switchover;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -68,6 +71,7 @@ mod tests;
 #[cfg(test)]
 mod third_node_tests;
 mod unclear;
+mod verify;
 mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -79,6 +83,7 @@ use rds_lists::RdsLists;
 pub use rds_lists::Remembered;
 use requests::Waiter;
 use unclear::Unclear;
+pub(crate) use verify::Verified;
 pub use waiting::Waiting;
 
 use crate::volume::Pending;
@@ -217,6 +222,7 @@ impl Core {
             attachment.may_land_until = attachment.may_land_until.map(|_| bound);
             // Likewise what counts from a time that has not come yet: it would not count before the clock has caught up.
             attachment.since = attachment.since.min(now);
+            (attachment.counting, attachment.verified) = (None, None);
             if let Phase::Draining { fence: Some(fence), .. } = &mut attachment.phase {
                 (fence.pending, fence.retry_at, fence.old) = (None, None, lists_first);
                 fence.since = fence.since.min(now);
@@ -258,6 +264,10 @@ impl Core {
             Event::Delta { node, session, observed } => step.delta(&node, &session, observed),
             Event::AgentDone { node, session, operation, volume, epoch, outcome } => {
                 step.agent_done(&node, &session, operation, &volume, epoch, outcome);
+            }
+            Event::Counted { node, session, operation, volume, epoch, writes, age_ms, open } => {
+                let count = switchover::Count { writes, age_ms, open };
+                step.counted(&node, &session, operation, &volume, epoch, count);
             }
             Event::SessionLost { node, session } => step.session_lost(&node, &session),
             Event::Fence { request, volume, node, by, reason } => {

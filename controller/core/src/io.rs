@@ -130,6 +130,25 @@ pub enum Event {
         /// How the directive ended.
         outcome: Outcome,
     },
+    /// The agent has counted writes, as [`Directive::Count`] asks. Says nothing of who can write.
+    Counted {
+        /// The node.
+        node: NodeId,
+        /// The session that it concerns.
+        session: SessionId,
+        /// The directive's operation.
+        operation: OperationId,
+        /// The volume.
+        volume: VolumeId,
+        /// The grant's epoch.
+        epoch: Epoch,
+        /// Completed since this counting began.
+        writes: u64,
+        /// How long ago the last one was, in milliseconds; where there was none, since when none was.
+        age_ms: u64,
+        /// A process has the device open.
+        open: bool,
+    },
     /// A stream is over.
     SessionLost {
         /// The node.
@@ -411,6 +430,28 @@ pub enum Directive {
         /// The secret's generation.
         generation: Epoch,
     },
+    /// Count the writes of the volume, in the place of an earlier counting. It is not answered, and changes nothing:
+    /// [`Event::Counted`] comes as there is something to say.
+    Count {
+        /// The volume.
+        volume: VolumeId,
+        /// The agent's own grant.
+        epoch: Epoch,
+        /// For how long, in milliseconds.
+        for_ms: u64,
+    },
+    /// Look at the volume again, and at what these pods have open in its place. What the agent finds is in its report of the
+    /// volume.
+    Verify {
+        /// The volume.
+        volume: VolumeId,
+        /// The agent's own grant.
+        epoch: Epoch,
+        /// UIDs of the pods that are to have it open.
+        pods: Vec<String>,
+        /// Other volumes that these pods have.
+        others: Vec<VolumeId>,
+    },
 }
 
 impl Directive {
@@ -422,7 +463,9 @@ impl Directive {
             Self::Detach { epoch, .. }
             | Self::Revoke { epoch, .. }
             | Self::Preempt { epoch, .. }
-            | Self::Rekey { epoch, .. } => *epoch,
+            | Self::Rekey { epoch, .. }
+            | Self::Count { epoch, .. }
+            | Self::Verify { epoch, .. } => *epoch,
         }
     }
 
@@ -434,7 +477,9 @@ impl Directive {
             Self::Detach { volume, .. }
             | Self::Revoke { volume, .. }
             | Self::Preempt { volume, .. }
-            | Self::Rekey { volume, .. } => volume,
+            | Self::Rekey { volume, .. }
+            | Self::Count { volume, .. }
+            | Self::Verify { volume, .. } => volume,
         }
     }
 }

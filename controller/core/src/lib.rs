@@ -19,6 +19,7 @@
 //! 5. Every request ends: granted, refused with a reason, or refused naming what it waited for.
 
 mod core;
+mod counting;
 mod device;
 mod evidence;
 mod fence;
@@ -51,7 +52,7 @@ pub use io::{
     VolumeDeletion,
 };
 pub(crate) use migration::Taken;
-pub use migration::{Migration, MigrationResult, MigrationStep, Side, StepTaken};
+pub use migration::{Migration, MigrationResult, MigrationStep, Side, StepTaken, SwitchoverBy};
 pub use node::{
     Node, NodeIdentity, NodeRecord, NodeSeen, QuarantineCause, SessionState, Standing, StoredNode,
 };

@@ -114,6 +114,30 @@ impl Side {
     }
 }
 
+/// By what it was seen that the VM had moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SwitchoverBy {
+    /// The target's first write.
+    Counters,
+    /// The device was let go of at the source, and is open at the target.
+    Openers,
+    /// KubeVirt has reported it.
+    KubeVirt,
+}
+
+impl SwitchoverBy {
+    /// The name by which people know it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Counters => "counters",
+            Self::Openers => "openers",
+            Self::KubeVirt => "kubevirt",
+        }
+    }
+}
+
 /// When a migration came to a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -123,6 +147,11 @@ pub struct StepTaken {
     pub step: MigrationStep,
     /// When.
     pub at: UnixMillis,
+    /// Of a switchover: by what it was seen.
+    // Text in the schema, as of the side that has gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
+    pub by: Option<SwitchoverBy>,
 }
 
 /// One live migration of one volume.
@@ -188,7 +217,7 @@ impl Migration {
             target: target.0,
             target_epoch: target.1,
             result: MigrationResult::Running,
-            steps: vec![StepTaken { step: MigrationStep::Granted, at: now }],
+            steps: vec![StepTaken { step: MigrationStep::Granted, at: now, by: None }],
             granted_at: now,
             timeout_ms,
             vm: None,
@@ -234,11 +263,22 @@ impl Migration {
         if late || self.is_over() || self.took(step) {
             return false;
         }
-        self.steps.push(StepTaken { step, at: now });
+        self.steps.push(StepTaken { step, at: now, by: None });
         true
     }
 
-    fn took(&self, step: MigrationStep) -> bool {
+    /// Records that the VM has moved, if that was not known; says whether it was new. It was then, or, where that is not
+    /// in order, right after the step before.
+    pub(crate) fn switch_over(&mut self, then: UnixMillis, by: SwitchoverBy) -> bool {
+        let at = self.steps.last().map_or(then, |last| last.at.max(then));
+        let new = self.record(MigrationStep::Switchover, at);
+        if let Some(taken) = self.steps.last_mut().filter(|_| new) {
+            taken.by = Some(by);
+        }
+        new
+    }
+
+    pub(crate) fn took(&self, step: MigrationStep) -> bool {
         self.steps.iter().any(|taken| taken.step == step)
     }
 
@@ -266,7 +306,7 @@ impl Migration {
             None => return Taken::Other,
         };
         let has_switched = self.vm.as_ref().is_some_and(|vm| vm.has_switched());
-        let new_step = taken != Taken::Other && has_switched && self.record(MigrationStep::Switchover, now);
+        let new_step = taken != Taken::Other && has_switched && self.switch_over(now, SwitchoverBy::KubeVirt);
         // Said after the source had gone: where the VM was then.
         let by_the_vm = matches!(self.result, MigrationResult::Completed | MigrationResult::Failed);
         if over && by_the_vm && self.left == Some(Side::Source) {

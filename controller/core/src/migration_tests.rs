@@ -19,6 +19,7 @@ fn seen(stage: VmStage) -> VmMigration {
         target: Some(n("b")),
         stage,
         switched_at: None,
+        target_pod: None,
     }
 }
 
@@ -128,6 +129,19 @@ fn a_record_reads_back_as_it_was_written() {
     for word in ["\"rolled_back\"", "\"target\"", "\"aborted\"", "\"grantedAt\"", "\"timeoutMs\""] {
         assert!(written.contains(word), "{word} in {written}");
     }
+}
+
+#[test]
+fn a_switchover_says_by_what_it_was_seen() {
+    let mut migration = attributed(VmStage::Running);
+    migration.record(MigrationStep::TargetReady, UnixMillis(200));
+    assert!(migration.switch_over(UnixMillis(150), SwitchoverBy::Counters));
+    assert!(!migration.switch_over(UnixMillis(300), SwitchoverBy::KubeVirt), "once");
+    let written = serde_json::to_value(&migration.steps).expect("JSON");
+    assert_eq!(written[2], serde_json::json!({"step": "switchover", "at": 200, "by": "counters"}));
+    assert_eq!(written[1], serde_json::json!({"step": "target-ready", "at": 200}));
+    let read: Vec<StepTaken> = serde_json::from_value(written).expect("steps");
+    assert_eq!(read, migration.steps);
 }
 
 #[test]

@@ -67,6 +67,15 @@ pub enum Notice {
         /// The record so far.
         migration: Box<Migration>,
     },
+    /// A node has written to a volume after the VM had moved to the other one.
+    LateWrite {
+        /// The volume.
+        volume: VolumeId,
+        /// The node: the source of the migration.
+        node: NodeId,
+        /// Where the VM is.
+        target: NodeId,
+    },
     /// Something does not go on.
     Trouble {
         /// The volume.
@@ -147,6 +156,7 @@ impl Notice {
             | Self::Detached { volume, .. }
             | Self::Migration { volume, .. }
             | Self::MigrationReported { volume, .. }
+            | Self::LateWrite { volume, .. }
             | Self::Trouble { volume, .. }
             | Self::Fence { volume, .. }
             | Self::FenceBegun { volume, .. }

@@ -77,6 +77,9 @@ pub struct VmMigration {
     /// When the VM was found to run at the target, by KubeVirt's clock. For people.
     #[serde(default)]
     pub switched_at: Option<UnixMillis>,
+    /// The UID of the pod that runs the VM at the target, or is to run it, while that is known. Not kept: it is reported again.
+    #[serde(skip)]
+    pub target_pod: Option<String>,
 }
 
 impl VmMigration {
@@ -86,7 +89,7 @@ impl VmMigration {
     /// What is kept of it is bounded.
     pub(crate) fn is_bounded(&self) -> bool {
         let texts = [&self.name, &self.vm.namespace, &self.vm.name, &self.vm.uid];
-        texts.iter().all(|text| text.len() <= Self::LONGEST)
+        texts.into_iter().chain(&self.target_pod).all(|text| text.len() <= Self::LONGEST)
     }
 
     /// Whether the VM goes this way.
@@ -99,6 +102,9 @@ impl VmMigration {
     pub(crate) fn advance(&mut self, later: &Self) -> bool {
         if later.stage < self.stage {
             return false;
+        }
+        if later.target_pod.is_some() {
+            self.target_pod.clone_from(&later.target_pod);
         }
         let switched_at = self.switched_at.or(later.switched_at);
         let new = (later.stage, switched_at) != (self.stage, self.switched_at);

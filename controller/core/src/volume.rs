@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use crate::core::Verified;
+use crate::counting::{CountGoal, Counting};
 use crate::{
     BootId, DeviceIdentity, DeviceShown, Epoch, Evidence, Fence, FenceStep, Fenced, HostNqn, Migration,
     MinFence, NodeId, OperationId, Portal, Rung, SessionId, Source, Statement, SubsystemNqn, Trouble,
@@ -283,6 +285,12 @@ pub struct Attachment {
     /// what the caller was answered since.
     #[serde(skip)]
     pub(crate) unasked: bool,
+    /// The writes that its agent was last asked to count.
+    #[serde(skip)]
+    pub(crate) counting: Option<Counting>,
+    /// For whom its agent was last asked to look.
+    #[serde(skip)]
+    pub(crate) verified: Option<Verified>,
     /// Its proof is of a record that may be older than what was granted since: it counts once the RDS's list was read.
     #[serde(skip)]
     pub(crate) old_proof: bool,
@@ -328,6 +336,8 @@ impl Attachment {
             retry_at: None,
             unlisted: false,
             unasked: false,
+            counting: None,
+            verified: None,
             old_proof: false,
             used_since: false,
             stray: false,
@@ -386,6 +396,12 @@ impl Attachment {
             }
             _ => false,
         }
+    }
+
+    /// Its agent has counted writes after the VM had moved to the other node.
+    #[must_use]
+    pub fn writes_late(&self) -> bool {
+        self.counting.as_ref().is_some_and(|c| c.goal == CountGoal::LateWrites && c.writes > 0)
     }
 
     /// What went wrong last.

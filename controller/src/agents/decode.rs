@@ -245,6 +245,28 @@ fn proven(state: &proto::VolumeState, volume: &VolumeId) -> Result<Outcome, Malf
     })
 }
 
+/// What an agent has counted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Writes {
+    pub(super) operation: OperationId,
+    pub(super) volume: VolumeId,
+    pub(super) epoch: Epoch,
+    pub(super) writes: u64,
+    pub(super) age_ms: u64,
+    pub(super) open: bool,
+}
+
+pub(super) fn writes(said: &proto::WritesCounted) -> Result<Writes, Malformed> {
+    Ok(Writes {
+        operation: OperationId::from_str(&said.operation_id).map_err(name("writes.operation_id"))?,
+        volume: VolumeId::new(said.volume_id.as_str()).map_err(name("writes.volume_id"))?,
+        epoch: said.epoch.map(epoch).ok_or(Malformed::Missing("writes.epoch"))?,
+        writes: said.writes,
+        age_ms: said.last_write_age_us / 1000,
+        open: said.open,
+    })
+}
+
 fn absence(absent: proto::AbsentOutcome) -> Absence {
     let deleted = absent.deleted.into_iter();
     Absence {

@@ -24,9 +24,22 @@ pub(super) fn volume_of(message: &proto::ToAgent) -> Option<VolumeId> {
         Kind::Revoke(revoke) => &revoke.volume_id,
         Kind::Preempt(preempt) => &preempt.volume_id,
         Kind::Rekey(rekey) => &rekey.volume_id,
-        Kind::Verify(_) | Kind::Welcome(_) | Kind::Heartbeat(_) => return None,
+        Kind::Count(count) => &count.volume_id,
+        Kind::Verify(verify) => &verify.volume_id,
+        Kind::Welcome(_) | Kind::Heartbeat(_) => return None,
     };
     VolumeId::new(id.as_str()).ok()
+}
+
+/// Between two looks of an agent that counts writes: as exact as people need it.
+const COUNT_EVERY: Duration = Duration::from_millis(100);
+
+/// The version of the session's protocol from which on an agent knows a message of this kind.
+pub(super) fn known_since(message: &proto::ToAgent) -> u32 {
+    match message.kind {
+        Some(proto::to_agent::Kind::Count(_)) => 3,
+        _ => 1,
+    }
 }
 
 /// A directive as it is sent.
@@ -95,6 +108,20 @@ pub(super) fn directive(
             dhchap_secret: settings.secret(volume, Some(*generation))?,
             generation: Some(numbers(*generation)),
             deadline_ms: millis(settings.attach_deadline),
+        }),
+        Directive::Count { volume, epoch, for_ms } => proto::to_agent::Kind::Count(proto::Count {
+            operation_id,
+            volume_id: volume.to_string(),
+            epoch: Some(numbers(*epoch)),
+            every_ms: millis(COUNT_EVERY),
+            for_ms: millis(Duration::from_millis(*for_ms)),
+        }),
+        Directive::Verify { volume, epoch, pods, others } => proto::to_agent::Kind::Verify(proto::Verify {
+            operation_id,
+            volume_id: volume.to_string(),
+            epoch: Some(numbers(*epoch)),
+            pod_uids: pods.clone(),
+            other_volume_ids: others.iter().map(ToString::to_string).collect(),
         }),
     };
     Ok(proto::ToAgent { kind: Some(kind), about: Some(about) })

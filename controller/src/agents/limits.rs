@@ -118,6 +118,7 @@ pub(super) fn state(state: &mut proto::VolumeState) -> Result<(), Malformed> {
         absence(said)?;
     }
     users(&mut state.openers);
+    users(&mut state.held_elsewhere);
     names([&mut state.device]);
     Ok(())
 }

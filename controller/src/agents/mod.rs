@@ -5,6 +5,7 @@
 //! a session's events reach the core in the order of its stream, SessionUp first and SessionLost last, whatever ends
 //! it; a directive reaches the session it was meant for or nobody; nothing that an agent sends can panic us.
 
+mod counts;
 mod decode;
 mod encode;
 mod limits;

@@ -106,6 +106,8 @@ impl Agents for Sessions {
             Directive::Revoke { .. } => "revoke",
             Directive::Preempt { .. } => "preempt",
             Directive::Rekey { .. } => "rekey",
+            Directive::Count { .. } => "count",
+            Directive::Verify { .. } => "verify",
         };
         let message = encode::directive(operation, directive, &self.settings)?;
         let (volume, epoch) = (directive.volume(), directive.epoch());

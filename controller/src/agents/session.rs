@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cleat_core::{Event, NodeId, NodeSeen, SessionId, VolumeId};
+use cleat_core::{Event, NodeId, NodeSeen, OperationId, SessionId, VolumeId};
 use cleat_proto::SESSION_PROTOCOL;
 use cleat_proto::cleat::v1 as proto;
 use cleat_runtime::hush::Hush;
@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 use tonic::{Status, Streaming};
 
+use super::counts::{CountsAsked, Worth};
 use super::limits::Pace;
 use super::malformed::Malformed;
 use super::proof::Proof;
@@ -85,9 +86,13 @@ struct Progress {
     inventoried: bool,
     /// The agent is of a later version: what this one does not know of it is left, and proves nothing.
     newer: bool,
+    /// The version of the session's protocol that the agent speaks.
+    protocol: u32,
     heard: Instant,
     /// Volumes about which this session was sent something.
     sent: HashSet<VolumeId>,
+    /// What it was asked to count.
+    counts: CountsAsked,
     pace: Pace,
     hush: Hush,
 }
@@ -150,8 +155,10 @@ impl Talk {
             orders,
             inventoried: false,
             newer: introduced.protocol > SESSION_PROTOCOL,
+            protocol: introduced.protocol,
             heard: Instant::now(),
             sent: HashSet::new(),
+            counts: CountsAsked::default(),
             pace: Pace::new(),
             hush: Hush::default(),
         };
@@ -242,8 +249,11 @@ impl Talk {
                     self.say(proto::to_agent::Kind::Heartbeat(proto::Heartbeat { count })).await
                 }
                 order = progress.orders.recv() => match order {
+                    // Nobody waits for what an older agent cannot do.
+                    Some(Order::Send(message)) if encode::known_since(&message) > progress.protocol => Ok(()),
                     Some(Order::Send(message)) => {
                         progress.sent.extend(encode::volume_of(&message));
+                        progress.counts.sent(&message);
                         self.send(*message).await
                     }
                     Some(Order::Refused(reason)) => Err(refused(reason)),
@@ -325,6 +335,19 @@ impl Talk {
                 self.context.reports.volume(&node, observed.volume.clone(), state)?;
                 Event::Delta { node, session, observed }
             }
+            Kind::Writes(said) => {
+                let decode::Writes { operation, volume, epoch, writes, age_ms, open } =
+                    decode::writes(&said)?;
+                match progress.counts.heard(&volume, operation) {
+                    Worth::Taken => {}
+                    Worth::Nothing => return Ok(()),
+                    Worth::Unasked => {
+                        progress.refuse("writes", &volume, operation);
+                        return Ok(());
+                    }
+                }
+                Event::Counted { node, session, operation, volume, epoch, writes, age_ms, open }
+            }
             Kind::Result(mut result) => {
                 if result.outcome.is_none() && progress.newer {
                     progress.not_known("an outcome");
@@ -332,14 +355,7 @@ impl Talk {
                 }
                 let answer = decode::result(result)?;
                 if !self.is_its_own(progress, &answer.volume).await? {
-                    metrics::fact_refused();
-                    progress.hush.warn(|skipped| {
-                        let (volume, operation) = (&answer.volume, &answer.operation);
-                        tracing::warn!(
-                            %volume, %node, %session, %operation, skipped,
-                            "result refused: the volume was not granted to this node"
-                        );
-                    });
+                    progress.refuse("result", &answer.volume, answer.operation);
                     return Ok(());
                 }
                 account(&node, &answer);
@@ -394,6 +410,17 @@ impl Talk {
 }
 
 impl Progress {
+    /// It has said something of a volume that it was not sent anything about.
+    fn refuse(&self, what: &str, volume: &VolumeId, operation: OperationId) {
+        metrics::fact_refused();
+        self.hush.warn(|skipped| {
+            tracing::warn!(
+                %volume, node = %self.node, session = %self.session, %operation, skipped,
+                "{what} refused: the volume was not granted to this node"
+            );
+        });
+    }
+
     fn not_known(&self, what: &str) {
         self.hush.warn(|skipped| {
             tracing::warn!(

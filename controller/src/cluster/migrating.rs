@@ -159,6 +159,7 @@ fn of_core(volume: &str, vm: VmRef, seen: MoveSeen) -> Result<(VolumeId, VmMigra
             MoveStage::Aborted => VmStage::Aborted,
         },
         switched_at: seen.switched_ms.map(UnixMillis),
+        target_pod: seen.target_launcher,
     };
     Ok((VolumeId::new(volume)?, migration))
 }

@@ -34,6 +34,19 @@ fn moved(stage: MoveStage, target: Option<&str>) -> VmMigration {
     move_of("v", mover(stage, target)).unwrap().unwrap().1
 }
 
+#[test]
+fn the_targets_pod_comes_with_each_report_and_is_not_kept() {
+    let mut mover = mover(MoveStage::Running, Some("node-b"));
+    if let MoverSeen::Vm { migration: Some(seen), .. } = &mut mover {
+        seen.target_launcher = Some("u-pod".into());
+    }
+    let seen = move_of("v", mover).unwrap().unwrap().1;
+    assert_eq!(seen.target_pod.as_deref(), Some("u-pod"));
+    let kept: VmMigration = serde_json::from_value(serde_json::to_value(&seen).unwrap()).unwrap();
+    assert_eq!(kept.target_pod, None);
+    assert_eq!(differences(&Moves::from([(id("v"), kept)]), &Moves::from([(id("v"), seen)])).len(), 1);
+}
+
 /// A record with these nodes, and what it knows of a migration between them.
 fn record(nodes: &[&str], known: Option<&VmMigration>) -> VolumeRecord {
     let attachments: Vec<Value> = nodes

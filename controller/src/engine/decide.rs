@@ -144,6 +144,7 @@ fn change(event: &Event) -> Option<WatchedChange> {
         | Event::RdsNotListed { .. }
         | Event::DesiredUnclear { .. }
         | Event::MigrationSeen { .. }
+        | Event::Counted { .. }
         | Event::Tick => None,
     }
 }

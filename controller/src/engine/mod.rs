@@ -55,6 +55,7 @@ use crate::store::{CommitError, Store};
 
 pub use handle::{Engine, Publishing, Unpublishing};
 pub(crate) use input::Hello;
+pub(crate) use notices::LATE_WRITE;
 pub use notices::NoticeText;
 pub use ports::Agents;
 pub(crate) use rds_queue::rds_failure;

@@ -13,6 +13,9 @@ use cleat_core::{
 use crate::events::{self, ClusterEvent};
 use crate::{explain, metrics};
 
+/// The reason of a notice of late writes.
+pub(crate) const LATE_WRITE: &str = "late_write";
+
 /// Something that happened, as text for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NoticeText {
@@ -74,6 +77,7 @@ pub(super) fn tell(at: UnixMillis, notice: &Notice) -> NoticeText {
             tracing::info!(%volume, %node, reason = text.reason, "{}", text.message);
         }
         Notice::Fence { volume, node, .. }
+        | Notice::LateWrite { volume, node, .. }
         | Notice::FenceBegun { volume, node }
         | Notice::Quarantined { volume, node }
         | Notice::Trouble { volume, node, .. }
@@ -190,6 +194,9 @@ fn render(at: UnixMillis, notice: &Notice) -> NoticeText {
             let mut text = text("migration_reported", volume, &migration.target, message);
             text.migration = Some(migration.clone());
             text
+        }
+        Notice::LateWrite { volume, node, target } => {
+            text(LATE_WRITE, volume, node, explain::late_write(volume, node, target))
         }
         Notice::Fence { volume, node, rung, step } => {
             let message = format!("fence by {}: {}", rung.name(), step.name());

@@ -6,6 +6,7 @@
 
 mod desired;
 mod evidence;
+mod migration;
 mod node;
 mod refusal;
 mod session;
@@ -19,6 +20,7 @@ use cleat_runtime::date::rfc3339;
 
 pub(crate) use desired::{desired_unclear, too_many_desired};
 pub(crate) use evidence::{assumption, drain_cause, drained_by};
+pub(crate) use migration::late_write;
 pub(crate) use refusal::{quarantine, refusal};
 pub(crate) use session::session_refusal;
 pub(crate) use trouble::trouble;

@@ -18,7 +18,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::agents::{AgentReport, ReportNumber, Reports};
-use crate::engine::{Engine, EngineEnded, NoticeText, WatchedChange};
+use crate::engine::{Engine, EngineEnded, LATE_WRITE, NoticeText, WatchedChange};
 use crate::events::{ClusterEvent, EventReason};
 use crate::{explain, metrics};
 
@@ -36,6 +36,10 @@ pub(super) enum Kind {
     GrantWithoutSession,
     /// What is staged as the volume is another device.
     StagingElsewhere,
+    /// What a VM that has moved holds in the place of the volume is another device.
+    HeldElsewhere,
+    /// The source of a migration has written after the VM had moved.
+    LateWrites,
     /// Two nodes say that they are the same host.
     DuplicateIdentity,
     /// Nodes say that they have the same storage address.
@@ -49,10 +53,12 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 10] = [
         Self::SessionWithoutGrant,
         Self::GrantWithoutSession,
         Self::StagingElsewhere,
+        Self::HeldElsewhere,
+        Self::LateWrites,
         Self::DuplicateIdentity,
         Self::SharedAddress,
         Self::CertificateExpires,
@@ -65,6 +71,8 @@ impl Kind {
             Self::SessionWithoutGrant => "session-without-grant",
             Self::GrantWithoutSession => "grant-without-session",
             Self::StagingElsewhere => "staging-elsewhere",
+            Self::HeldElsewhere => "held-elsewhere",
+            Self::LateWrites => "late-writes",
             Self::DuplicateIdentity => "duplicate-identity",
             Self::SharedAddress => "shared-address",
             Self::CertificateExpires => "certificate-expires",
@@ -79,6 +87,8 @@ impl Kind {
             Self::SessionWithoutGrant => "drift_session",
             Self::GrantWithoutSession => "drift_grant",
             Self::StagingElsewhere => "drift_staging",
+            Self::HeldElsewhere => "drift_held",
+            Self::LateWrites => "drift_late_writes",
             Self::DuplicateIdentity => "drift_identity",
             Self::SharedAddress => "drift_address",
             Self::CertificateExpires => "certificate_expires",
@@ -244,6 +254,10 @@ impl Stale {
             match change {
                 WatchedChange::Volume(volume) => drop(volumes.insert(volume)),
                 WatchedChange::Node(node) => drop(nodes.insert(node)),
+                // It changes no record.
+                WatchedChange::Notice(notice) if notice.reason == LATE_WRITE => {
+                    volumes.extend(notice.volume.clone());
+                }
                 WatchedChange::Notice(_) => {}
             }
         }
@@ -351,7 +365,16 @@ fn of_record(core: &Core, record: &VolumeRecord, secrets: Option<&Keys>) -> Vec<
         let (kind, message) = compare(record, node, observed, heard)?;
         Some(Drift { kind, node: Some(node.clone()), volume: Some(id.clone()), message })
     };
-    named.into_iter().filter_map(drift).chain(without_its_key(record, secrets)).collect()
+    named.into_iter().filter_map(drift).chain(late(record)).chain(without_its_key(record, secrets)).collect()
+}
+
+/// The source of the migration under way, if it has written since the VM moved.
+fn late(record: &VolumeRecord) -> Option<Drift> {
+    let migration = record.migration.as_ref()?;
+    record.attachment(&migration.source).filter(|source| source.writes_late())?;
+    let (volume, node) = (record.spec.id.clone(), migration.source.clone());
+    let message = explain::late_write(&volume, &node, &migration.target);
+    Some(Drift { kind: Kind::LateWrites, node: Some(node), volume: Some(volume), message })
 }
 
 /// Volumes of which nobody knows who may write to them, whatever else is shown.
@@ -438,7 +461,15 @@ fn of_volumes(node: &NodeId, reports: &AgentReport) -> Vec<Drift> {
             let (node, volume) = (Some(node.clone()), Some(volume.clone()));
             Drift { kind: Kind::StagingElsewhere, node, volume, message }
         });
-        others.collect::<Vec<_>>()
+        let held = state.held_elsewhere.iter().map(|held| {
+            let message = format!(
+                "what a pod has open on node {node} in the place of volume {volume} is another device ({held}): it does not \
+                 read and write the volume; stop the VM, and see what is at that path in its pod"
+            );
+            let (node, volume) = (Some(node.clone()), Some(volume.clone()));
+            Drift { kind: Kind::HeldElsewhere, node, volume, message }
+        });
+        others.chain(held).collect::<Vec<_>>()
     };
     reports.volumes.iter().flat_map(others).collect()
 }
@@ -582,6 +613,21 @@ mod tests {
         let staging = proto::Staging { path: "/staging".into(), device: "8:16".into(), same: false };
         let staging = if staged { vec![staging] } else { Vec::new() };
         proto::VolumeState { volume_id: name.into(), staging, ..Default::default() }
+    }
+
+    #[test]
+    fn a_pod_that_holds_another_device_is_drift_of_its_own_kind() {
+        let held_elsewhere =
+            vec!["process 7 (qemu-kvm) of pod p has block device 259:7 open as /dev/disk".into()];
+        let state = proto::VolumeState { volume_id: "v1".into(), held_elsewhere, ..Default::default() };
+        let reports = AgentReport { volumes: BTreeMap::from([(volume(1), state)]), ..Default::default() };
+        let [drift] = &of_volumes(&node("a"), &reports)[..] else { panic!("not one") };
+        let shown = drift.clone().into_proto();
+        assert_eq!((&*shown.kind, &*shown.node_id, &*shown.volume_id), ("held-elsewhere", "a", "v1"));
+        assert!(shown.message.contains("259:7 open as /dev/disk"), "{}", shown.message);
+        // An agent that does not know of pods says nothing.
+        let silent = BTreeMap::from([(volume(1), proto::VolumeState::default())]);
+        assert!(of_volumes(&node("a"), &AgentReport { volumes: silent, ..Default::default() }).is_empty());
     }
 
     #[test]

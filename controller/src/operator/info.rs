@@ -146,7 +146,11 @@ pub(super) fn migration(volume: &VolumeId, m: &Migration) -> proto::MigrationInf
         steps: m
             .steps
             .iter()
-            .map(|taken| proto::MigrationStep { name: taken.step.name().to_owned(), at_unix_ms: taken.at.0 })
+            .map(|taken| proto::MigrationStep {
+                name: taken.step.name().to_owned(),
+                at_unix_ms: taken.at.0,
+                by: taken.by.map(|by| by.name().to_owned()).unwrap_or_default(),
+            })
             .collect(),
         vm_namespace: of_vm(|vm| &vm.namespace),
         vm_name: of_vm(|vm| &vm.name),

@@ -397,7 +397,7 @@ impl Talking {
                 let outcome = Outcome::Rekeyed(proto::RekeyedOutcome {});
                 self.answer(&rekey.operation_id, &rekey.volume_id, rekey.epoch, outcome).await;
             }
-            Kind::Verify(_) => {}
+            Kind::Verify(_) | Kind::Count(_) => {}
         }
         self.host.directives.lock().unwrap().push(kind);
     }

@@ -12,6 +12,7 @@ mod cluster_migrations;
 mod cluster_nodes;
 mod cluster_scale;
 mod cluster_trust;
+mod counts;
 mod crowd;
 mod export_off;
 mod failures;

@@ -24,7 +24,7 @@ async fn an_agent_that_does_not_fit_is_refused_with_the_reason() {
         (
             |h| h.protocol = 9,
             Code::FailedPrecondition,
-            &["session protocol 9", "this controller speaks 2 and works with 1 to 3: upgrade the controller"],
+            &["session protocol 9", "this controller speaks 3 and works with 2 to 4: upgrade the controller"],
         ),
         (
             |h| h.capabilities.as_mut().unwrap().nqn_prefix = "nqn.2020-01.org.other:".into(),

@@ -21,7 +21,7 @@ use cleat_core::Epoch;
 use cleat_world::world::{EPOCH_MS, QUANTUM_MS, World};
 
 /// Fields whose value is left out.
-const LEFT_OUT: [&str; 19] = [
+const LEFT_OUT: [&str; 21] = [
     "config",
     "last_seq",
     "last_operation",
@@ -43,6 +43,9 @@ const LEFT_OUT: [&str; 19] = [
     "at",
     // How often registrations have changed: agents of this world remember restarts in its place.
     "changes",
+    // Which writes are to be counted: nothing but the asking itself follows from it, and agents of this world do not answer.
+    "counting",
+    "verified",
 ];
 
 /// Those that something is decided by only where KubeVirt reports.

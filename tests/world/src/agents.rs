@@ -135,6 +135,7 @@ impl World {
                 let v = volume_of(volume);
                 (v, *epoch, self.host(n).rekey(v, *epoch, *generation))
             }
+            Directive::Count { .. } | Directive::Verify { .. } => return,
         };
         self.agent_answers(n, operation, v, epoch, outcome);
     }

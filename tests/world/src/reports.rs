@@ -36,6 +36,7 @@ impl World {
                 target: Some(node_id(target)),
                 stage,
                 switched_at: None,
+                target_pod: None,
             })
         });
         self.event(0, Event::MigrationSeen { volume: volume_id(v), vm });

@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use cleat_core::{
-    Attachment, Core, Drained, Effect, Event, MigrationStep, Notice, Refusal, Reply, RequestId, UnixMillis,
-    VolumeRecord,
+    Attachment, Core, Directive, Drained, Effect, Event, MigrationStep, Notice, Refusal, Reply, RequestId,
+    UnixMillis, VolumeRecord,
 };
 
 use crate::check::{Violation, kind};
@@ -82,6 +82,8 @@ impl World {
                 let asked = Asked { operation, request, done: false };
                 Arc::make_mut(&mut self.leaders[which]).asked.push(asked);
             }
+            // They change nothing anywhere, and the agents of this world do not answer them.
+            Effect::Direct { directive: Directive::Count { .. } | Directive::Verify { .. }, .. } => {}
             Effect::Direct { node, session, operation, directive } => {
                 if has_claim {
                     self.check_directive(node_of(&node), &directive);

@@ -1,11 +1,13 @@
 //! What the machine around the kernel made of memory says: looks, judgements, users, mounts.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cleat_host::blockio::ReadFact;
 use cleat_host::fabrics::Fabrics;
 use cleat_host::fixtures::shown;
+use cleat_host::openers::HeldDescriptor;
 use cleat_host::reach::Reached;
 use cleat_host::readiness::{Expectation, evaluate, select};
 use cleat_host::reservations::Reservations;
@@ -94,6 +96,21 @@ impl Host for Kernel {
             match world.users_unknown {
                 true => Err(HostError::new("could not look for users", "/proc/1/fd: Permission denied")),
                 false => Ok(world.users.clone()),
+            }
+        })
+    }
+
+    fn held_by<'a>(
+        &'a self,
+        pods: &'a BTreeSet<String>,
+    ) -> Later<'a, Result<Vec<HeldDescriptor>, HostError>> {
+        Box::pin(async move {
+            let world = self.world();
+            let is_theirs =
+                |held: &&HeldDescriptor| held.pod_uid.as_ref().is_some_and(|uid| pods.contains(uid));
+            match world.users_unknown {
+                true => Err(HostError::new("could not look at what pods have open", "it took too long")),
+                false => Ok(world.held.iter().filter(is_theirs).cloned().collect()),
             }
         })
     }

@@ -59,6 +59,8 @@ pub(in crate::volume) struct Seen<'a> {
     pub(in crate::volume) silent: &'a BTreeMap<Portal, String>,
     /// Who has a device of the volume that is gone.
     pub(in crate::volume) dead_users: &'a [String],
+    /// What pods hold in its place.
+    pub(in crate::volume) held: &'a [String],
     /// The boot of this node, to tell records of an earlier one.
     pub(in crate::volume) boot_id: &'a str,
 }
@@ -91,6 +93,7 @@ pub(in crate::volume) fn judge(seen: &Seen<'_>) -> VolumeState {
             .flatten()
             .map(|deleted| Absence { deleted: deleted.to_vec(), times: None }),
         staging: seen.staging.to_vec(),
+        held_elsewhere: if ended { Vec::new() } else { seen.held.to_vec() },
     }
 }
 

@@ -75,6 +75,7 @@ impl Case {
             staging: &[],
             silent: &BTreeMap::new(),
             dead_users: &[],
+            held: &[],
             boot_id: BOOT,
         })
     }

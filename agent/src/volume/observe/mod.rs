@@ -2,6 +2,7 @@
 
 pub(super) mod disconnects;
 pub(super) mod events;
+pub(super) mod held;
 pub(super) mod judge;
 pub(super) mod observation;
 pub(super) mod verify;

@@ -134,7 +134,7 @@ fn two_that_are_to_have_a_shared_volume_are_a_migration_since_the_second() {
     assert_eq!((record.spec.access, record.holders()), (Access::RwxBlock, vec![n("a"), n("bb")]));
     let migration = record.migration.as_ref().expect("two nodes that share it");
     assert_eq!((&migration.source, &migration.target), (&n("a"), &n("bb")));
-    assert_eq!(migration.steps, [StepTaken { step: MigrationStep::Granted, at: UnixMillis(70) }]);
+    assert_eq!(migration.steps, [StepTaken { step: MigrationStep::Granted, at: UnixMillis(70), by: None }]);
     b.up("ccc", "1", vec![]);
     let third = b.publish("ccc", Access::RwxBlock);
     assert!(matches!(b.refusal(third), Refusal::MigrationLimit { .. }));
@@ -152,7 +152,10 @@ fn the_older_is_the_source_whichever_is_heard_first() {
         let record = &b.core.volumes[&v()];
         let migration = record.migration.as_ref().expect("two nodes that share it");
         assert_eq!((&migration.source, &migration.target), (&n("a"), &n("bb")), "{first} was heard first");
-        assert_eq!(migration.steps, [StepTaken { step: MigrationStep::Granted, at: UnixMillis(70) }]);
+        assert_eq!(
+            migration.steps,
+            [StepTaken { step: MigrationStep::Granted, at: UnixMillis(70), by: None }]
+        );
         assert_eq!(migration.granted_at, UnixMillis(70), "since the second was to have it");
         assert_eq!(record.holders(), [n("a"), n("bb")], "oldest first");
         let roles: Vec<_> = record.attachments.iter().map(|a| a.role).collect();

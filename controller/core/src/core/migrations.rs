@@ -17,6 +17,8 @@ impl VolumeRecord {
             self.past_migrations.insert(0, before);
             self.past_migrations.truncate(Self::PAST_MIGRATIONS);
         }
+        // What was counted was about the one before.
+        self.attachments.iter_mut().for_each(|a| (a.counting, a.verified) = (None, None));
         self.set_roles();
     }
 

@@ -32,7 +32,7 @@ const STAGES: [VmStage; 5] =
 /// Nothing of it but what people are shown.
 fn but_for_people(b: &Harness) -> Vec<Attachment> {
     let attachments = b.core.volumes[&v()].attachments.iter().cloned();
-    attachments.map(|a| Attachment { role: Role::Primary, ..a }).collect()
+    attachments.map(|a| Attachment { role: Role::Primary, counting: None, ..a }).collect()
 }
 
 #[test]
@@ -54,6 +54,7 @@ fn a_report_of_kubevirt_releases_nobody() {
                     matches!(
                         e,
                         Effect::Persist(_)
+                            | Effect::Direct { directive: Directive::Count { .. }, .. }
                             | Effect::Notice(Notice::Migration { .. } | Notice::MigrationReported { .. })
                     )
                 };

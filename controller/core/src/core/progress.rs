@@ -37,6 +37,8 @@ impl Transition<'_> {
             moved |= self.drive_revoke(volume, &node);
         }
         moved |= self.drive_migration(volume);
+        moved |= self.drive_counts(volume);
+        moved |= self.drive_verify(volume);
         moved | self.drive_export(volume)
     }
 

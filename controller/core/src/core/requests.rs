@@ -442,6 +442,8 @@ impl Transition<'_> {
             retry_at: None,
             unlisted: false,
             unasked: false,
+            counting: None,
+            verified: None,
             old_proof: false,
             used_since: false,
             stray: false,

@@ -105,6 +105,7 @@ pub(super) fn seen(number: u8, source: &str, target: &str, stage: VmStage) -> Vm
         target: Some(n(target)),
         stage,
         switched_at: None,
+        target_pod: None,
     }
 }
 
@@ -336,11 +337,23 @@ impl Harness {
 
     pub(super) fn directed(&self) -> Option<(NodeId, OperationId, Directive)> {
         self.effects.iter().find_map(|e| match e {
+            Effect::Direct { directive: Directive::Count { .. }, .. } => None,
             Effect::Direct { node, operation, directive, .. } => {
                 Some((node.clone(), *operation, directive.clone()))
             }
             _ => None,
         })
+    }
+
+    /// Which agents were asked to count writes in the last step, and under which operation.
+    pub(super) fn asked_to_count(&self) -> Vec<(&str, OperationId)> {
+        let asked = self.effects.iter().filter_map(|effect| match effect {
+            Effect::Direct { node, operation, directive: Directive::Count { .. }, .. } => {
+                Some((node.as_str(), *operation))
+            }
+            _ => None,
+        });
+        asked.collect()
     }
 
     /// The agent answers what it was told in the last step.
@@ -351,7 +364,9 @@ impl Harness {
             Directive::Detach { epoch, .. }
             | Directive::Revoke { epoch, .. }
             | Directive::Preempt { epoch, .. }
-            | Directive::Rekey { epoch, .. } => epoch,
+            | Directive::Rekey { epoch, .. }
+            | Directive::Count { epoch, .. }
+            | Directive::Verify { epoch, .. } => epoch,
         };
         let session = self.session(node.as_str());
         self.event(Event::AgentDone { node, session, operation, volume: v(), epoch, outcome });
