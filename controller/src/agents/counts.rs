@@ -88,7 +88,7 @@ mod tests {
         assert_eq!(asked.heard(&v, operation(7)), Worth::Unasked);
         asked.sent(&count("v", 7));
         assert_eq!(asked.heard(&w, operation(7)), Worth::Unasked);
-        let mut taken = |asked: &mut CountsAsked, number| {
+        let taken = |asked: &mut CountsAsked, number| {
             (0..100).filter(|_| asked.heard(&v, operation(number)) == Worth::Taken).count()
         };
         assert_eq!(taken(&mut asked, 7), 8);

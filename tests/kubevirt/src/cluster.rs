@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn where_kubelets_run_pods_their_words_are_waited_for() {
+    fn where_kubelets_run_pods_what_they_say_is_waited_for() {
         let container = Container { image: "i:1".into(), command: vec!["sleep".into()] };
         let pod = Named { kind: Kind::Pod, namespace: "vms".into(), name: "p".into() };
         let vm = Named { kind: Kind::VirtualMachineInstance, ..pod.clone() };
@@ -155,11 +155,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_kubectl_refuses_is_said_with_its_words() {
+    async fn what_kubectl_refuses_is_said_as_it_says_it() {
         let cluster = |kubectl: &str| Cluster { kubectl: kubectl.into(), kubeconfig: None, container: None };
-        let refused = cluster("false").run(&["get".into(), "pods".into()], None).await.unwrap_err();
+        let refused = cluster("false").run(&["get".into(), "pods".into()], None).await.expect_err("refused");
         assert_eq!(refused.to_string(), "cannot do kubectl get pods: ");
-        let absent = cluster("/there/is/none").run(&[], None).await.unwrap_err();
+        let absent = cluster("/there/is/none").run(&[], None).await.expect_err("absent");
         assert!(absent.to_string().contains("name kubectl with --kubectl"), "{absent}");
         let echoed = cluster("cat").run(&[], Some(&json!({"a": 1}))).await.unwrap_or_default();
         assert_eq!(echoed, r#"{"a":1}"#);

@@ -92,7 +92,8 @@ mod tests {
         assert_eq!(vm["status"]["nodeName"], "b");
         assert_eq!(vm["status"]["migrationState"]["migrationUid"], migration["metadata"]["uid"]);
         assert!(writes > cues.len(), "{writes}");
-        let early = play_step(&InMemory::default(), &mut scripts[0], &Step::Accepted).await.unwrap_err();
+        let early =
+            play_step(&InMemory::default(), &mut scripts[0], &Step::Accepted).await.expect_err("early");
         assert!(early.to_string().contains("there is no migration"), "{early}");
     }
 }

@@ -72,10 +72,11 @@ fn nobody_is_asked_for_a_target_while_another_pod_is_there() {
     let mut play = Play::running(&[("root", false)]);
     play.migrate("b", &Step::Completed);
     play.steps(&[Step::Asked { to: "c".into() }, Step::Accepted]);
-    let refused = play.scripts[0].next(&Step::TargetMade, "2026-11-30T09:59:00Z").unwrap_err();
+    let refused = play.scripts[0].next(&Step::TargetMade, "2026-11-30T09:59:00Z").expect_err("refused");
     assert!(refused.to_string().contains("there is no end of the VM's other pods"), "{refused}");
     play.steps(&[Step::SourceEnds, Step::TargetMade]);
     assert_eq!(play.shown("root"), "b>? Preparing");
-    let again = play.scripts[0].next(&Step::Asked { to: "a".into() }, "2026-11-30T09:59:00Z").unwrap_err();
+    let again =
+        play.scripts[0].next(&Step::Asked { to: "a".into() }, "2026-11-30T09:59:00Z").expect_err("refused");
     assert!(again.to_string().contains("end of the migration before"), "{again}");
 }

@@ -50,7 +50,6 @@ impl Dead {
     }
 
     /// The number that the volume's device had under this grant.
-    #[cfg(test)]
     pub(in crate::volume) fn number(&self) -> Option<DevT> {
         self.number
     }

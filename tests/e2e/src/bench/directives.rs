@@ -236,7 +236,12 @@ impl AgentSession for Service {
                         to_agent.send(Ok(ToAgent { kind, about: None })).await.is_ok()
                     }
                     Some(from_agent::Kind::Result(result)) => results.send(result).await.is_ok(),
-                    Some(from_agent::Kind::Delta(_) | from_agent::Kind::Renewal(_)) | None => true,
+                    Some(
+                        from_agent::Kind::Delta(_)
+                        | from_agent::Kind::Renewal(_)
+                        | from_agent::Kind::Writes(_),
+                    )
+                    | None => true,
                 };
                 if !going_on {
                     break;

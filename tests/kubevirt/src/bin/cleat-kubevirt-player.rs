@@ -50,8 +50,8 @@ struct Play {
     /// What pods run, where kubelets run them. Without it what kubelets say is played, too.
     #[arg(long)]
     image: Option<String>,
-    /// The command in that image, a word each.
-    #[arg(long, value_name = "WORD", num_args = 1.., allow_hyphen_values = true, requires = "image")]
+    /// The command in that image; it comes last.
+    #[arg(long, value_name = "ARGUMENT", num_args = 1.., allow_hyphen_values = true, requires = "image")]
     command: Vec<String>,
     /// How fast: 2 is twice as fast as usual.
     #[arg(long, default_value_t = 1.0)]
