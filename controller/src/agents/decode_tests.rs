@@ -75,13 +75,13 @@ fn a_bad_hello_is_refused_with_the_field_and_the_value() {
     let cases: &[(Spoil, &[&str])] = &[
         (
             |h| h.protocol = 7,
-            &["protocol 7", "speaks 2 and works with 1 to 3", "upgrade the controller", "agent 1,"],
+            &["protocol 7", "speaks 3 and works with 2 to 4", "upgrade the controller", "agent 1,"],
         ),
         (|h| h.protocol = 0, &["protocol 0", "upgrade the agent"]),
         // Whatever else there is that this version cannot read.
         (
             |h| (h.protocol, h.identity) = (SESSION_PROTOCOL + 2, None),
-            &["protocol 4", "upgrade the controller"],
+            &["protocol 5", "upgrade the controller"],
         ),
         (|h| h.node_id = "Node A".into(), &["hello.node_id", "Node A"]),
         (|h| h.identity = None, &["hello.identity"]),
