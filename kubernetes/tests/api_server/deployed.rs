@@ -91,7 +91,9 @@ async fn the_controller_does_its_work_under_the_rights_that_are_deployed() {
     knows_who_asks(&cluster, &server).await;
     tells_people(&cluster, &server).await;
     drop(kubevirt);
-    assert!(!log.text().contains("cannot watch"), "{}", log.text());
+    // A kind that has just been defined is not served yet for a moment, and the log says that, too.
+    let refused = |line: &str| line.contains("cannot watch") && line.contains("forbidden");
+    assert!(!log.text().lines().any(refused), "{}", log.text());
 }
 
 async fn leads(server: &ApiServer) -> LeaseClaim {
