@@ -84,7 +84,7 @@ impl KubernetesStore {
             }
         });
         for (volume, version, value, said) in described {
-            statuses.found(&volume, version, &value, said);
+            statuses.found(&volume, version, value, said);
         }
         let at_once = Semaphore::new(AT_ONCE);
         Ok((Self { claim, timeout, records, notes, last, statuses, at_once }, Loaded { term, entries }))

@@ -120,24 +120,18 @@ impl Statuses {
 
     /// The record of that version is durable.
     pub(super) fn recorded(&self, volume: &str, version: u64, value: &Map<String, Value>) {
-        self.add(volume, version, value, None, Duration::ZERO);
+        let value = value.clone();
+        self.add(volume, Recorded { version, value, said: None, due: Instant::now(), pause: PAUSES.0 });
     }
 
     /// A leader before has left it, with what people read of it.
-    pub(super) fn found(&self, volume: &str, version: u64, value: &Map<String, Value>, said: Option<Value>) {
-        self.add(volume, version, value, Some(said.unwrap_or_default()), BEFORE_FOUND);
+    pub(super) fn found(&self, volume: &str, version: u64, value: Map<String, Value>, said: Option<Value>) {
+        let (said, due) = (Some(said.unwrap_or_default()), Instant::now() + BEFORE_FOUND);
+        self.add(volume, Recorded { version, value, said, due, pause: PAUSES.0 });
     }
 
-    fn add(
-        &self,
-        volume: &str,
-        version: u64,
-        value: &Map<String, Value>,
-        said: Option<Value>,
-        before: Duration,
-    ) {
-        let (value, due, pause) = (value.clone(), Instant::now() + before, PAUSES.0);
-        self.waiting.lock().insert(volume.to_owned(), Recorded { version, value, said, due, pause });
+    fn add(&self, volume: &str, recorded: Recorded) {
+        self.waiting.lock().insert(volume.to_owned(), recorded);
         self.waiting.more.notify_one();
     }
 

@@ -135,13 +135,13 @@ async fn a_leader_writes_only_those_that_it_would_write_otherwise() {
         (None, 1),
     ] {
         let (shared, statuses) = cluster(&value, Vec::new());
-        statuses.found("v", 5, &value, said.clone());
+        statuses.found("v", 5, value.clone(), said.clone());
         tokio::time::sleep(Duration::from_secs(12)).await;
         assert_eq!(shared.lock().unwrap().tries, tries, "{said:?}");
     }
     let nothing = json!({"record": null, "unsettled": true}).as_object().cloned().unwrap();
     let (shared, statuses) = cluster(&nothing, Vec::new());
-    statuses.found("v", 5, &nothing, None);
+    statuses.found("v", 5, nothing, None);
     tokio::time::sleep(Duration::from_secs(12)).await;
     assert_eq!(shared.lock().unwrap().tries, 0, "an empty row stays one");
 }
