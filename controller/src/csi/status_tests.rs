@@ -179,7 +179,7 @@ fn migration_not_answered() -> NotAsClustered {
 }
 
 #[test]
-fn a_second_node_without_a_migration_is_refused_saying_what_was_looked_for() {
+fn a_second_node_without_a_migration_is_refused_with_what_was_found() {
     let stays = Status::from(CallError::from(no_migration(NoMove::Stays { vm: "vms/web".into() })));
     assert_eq!(stays.code(), Code::FailedPrecondition);
     for words in [
