@@ -75,8 +75,8 @@ fn clause_code(clause: &str) -> Code {
         "superseded" => Code::Aborted,
         // The two sides do not understand each other.
         "internal" | "request" => Code::Internal,
-        // namespace-identity, identity, size, block-size, read-only, host-nqn, portal, holders, grant, ledger, secret; and what a newer
-        // agent may name.
+        // namespace-identity, identity, size, block-size, read-only, host-nqn, portal, holders, grant, ledger, secret; and what
+        // a newer agent may name.
         _ => Code::FailedPrecondition,
     }
 }

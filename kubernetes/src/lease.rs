@@ -111,7 +111,7 @@ pub enum LeaseError {
 /// The API server has an older state than it has shown before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "cannot go on: the Lease is older than it was, as after a restore of etcd; beginning again with what is stored; see \
+    "cannot go on: the Lease is older than it was, as after a restore of etcd; the next start goes by what is stored; see \
      \"If etcd is set back\" in docs/operating.md"
 )]
 pub struct SetBack;

@@ -53,8 +53,8 @@ control_plane_again() {
 other_write() { local now; now=$(last_write "$1") && [ -n "$now" ] && [ "$now" != "$2" ]; } # NODE NUMBER
 
 # etcd is set back to before the pod went to another node, as by a restore of an older snapshot: the API says that the first node has
-# the volume, and the other one writes to it. The first is let in once the other is proven off. The controllers end by themselves; what
-# watches is begun again besides, as Kubernetes asks for after a restore.
+# the volume, and the other one writes to it. Once a write of the first is seen again, none of the other lands any more. The controllers
+# end by themselves; what watches is begun again besides, as Kubernetes asks for after a restore.
 trial_etcd_set_back() {
     local from volume file at_proof first was leader times older=$cluster/api/etcd-older
     kubectl cordon node-b >&2; demo_writes; kubectl uncordon node-b >&2

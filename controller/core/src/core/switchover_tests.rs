@@ -11,17 +11,7 @@ fn moving() -> Harness {
 }
 
 fn seen(b: &mut Harness, stage: VmStage) {
-    let vm = VmMigration {
-        uid: MigrationUid::new("uid-1").expect("a UID"),
-        name: "move-1".into(),
-        vm: VmRef { namespace: "vms".into(), name: "vm".into(), uid: "vm-uid".into() },
-        source: n("a"),
-        target: Some(n("bb")),
-        stage,
-        switched_at: None,
-        target_pod: None,
-    };
-    b.event(Event::MigrationSeen { volume: v(), vm: Some(Box::new(vm)) });
+    report(b, super::super::testing::seen(1, "a", "bb", stage));
 }
 
 /// The operation under which an agent was asked last, as its attachment has it.

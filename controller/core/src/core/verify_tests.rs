@@ -4,16 +4,8 @@ use super::super::testing::*;
 use crate::*;
 
 fn seen(stage: VmStage, pod: Option<&str>) -> VmMigration {
-    VmMigration {
-        uid: MigrationUid::new("uid-1").expect("a UID"),
-        name: "move-1".into(),
-        vm: VmRef { namespace: "vms".into(), name: "vm".into(), uid: "vm-uid".into() },
-        source: n("a"),
-        target: Some(n("bb")),
-        stage,
-        switched_at: None,
-        target_pod: pod.map(str::to_owned),
-    }
+    let target_pod = pod.map(str::to_owned);
+    VmMigration { target_pod, ..super::super::testing::seen(1, "a", "bb", stage) }
 }
 
 fn report(b: &mut Harness, stage: VmStage, pod: Option<&str>) {
