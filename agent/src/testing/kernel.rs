@@ -87,6 +87,8 @@ pub(crate) struct World {
     pub(crate) flushes_hang: bool,
     pub(crate) users: Vec<String>,
     pub(crate) users_unknown: bool,
+    /// A process could not be read.
+    pub(crate) held_unread: bool,
     /// What processes of pods have open.
     pub(crate) held: Vec<HeldDescriptor>,
     pub(crate) sysfs_broken: bool,

@@ -113,12 +113,13 @@ pub trait Host: Send + Sync + 'static {
         Box::pin(std::future::ready(Ok(Vec::new())))
     }
 
-    /// What the processes of these pods have open, by their UIDs. By default nobody has anything open.
+    /// What the processes of these pods have open, by their UIDs, and whether all processes could be read. By default nobody
+    /// has anything open.
     fn held_by<'a>(
         &'a self,
         _pods: &'a BTreeSet<String>,
-    ) -> Later<'a, Result<Vec<HeldDescriptor>, HostError>> {
-        Box::pin(std::future::ready(Ok(Vec::new())))
+    ) -> Later<'a, Result<(Vec<HeldDescriptor>, bool), HostError>> {
+        Box::pin(std::future::ready(Ok((Vec::new(), true))))
     }
 
     /// Whether a process has one of these devices open. By default each user is one.

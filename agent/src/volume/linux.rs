@@ -189,13 +189,12 @@ impl Host for Linux {
     fn held_by<'a>(
         &'a self,
         pods: &'a BTreeSet<String>,
-    ) -> Later<'a, Result<Vec<HeldDescriptor>, HostError>> {
+    ) -> Later<'a, Result<(Vec<HeldDescriptor>, bool), HostError>> {
         Box::pin(async move {
             let looked = self.openers.held_by(pods, Instant::now(), USERS).await;
-            // What could not be read is no difference, and takes none away.
-            let (held, _blind) =
+            let (held, blind) =
                 looked.map_err(|error| HostError::new("could not look at what pods have open", error))?;
-            Ok(held)
+            Ok((held, blind.is_empty()))
         })
     }
 

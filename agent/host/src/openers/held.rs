@@ -5,7 +5,7 @@
 //! nobody had the volume open.
 //!
 //! Always holds: a pod that holds nothing, or only what is known, is no difference: it may not have opened its disk yet.
-//! What could not be read is listed beside what was found, and says nothing either way. Only what is open counts: a memory
+//! What could not be read is listed beside what was found, and says nothing either way: whoever asks has to know. Only what is open counts: a memory
 //! map does not say by which name.
 
 use std::collections::BTreeSet;

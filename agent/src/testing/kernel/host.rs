@@ -103,14 +103,14 @@ impl Host for Kernel {
     fn held_by<'a>(
         &'a self,
         pods: &'a BTreeSet<String>,
-    ) -> Later<'a, Result<Vec<HeldDescriptor>, HostError>> {
+    ) -> Later<'a, Result<(Vec<HeldDescriptor>, bool), HostError>> {
         Box::pin(async move {
             let world = self.world();
             let is_theirs =
                 |held: &&HeldDescriptor| held.pod_uid.as_ref().is_some_and(|uid| pods.contains(uid));
             match world.users_unknown {
                 true => Err(HostError::new("could not look at what pods have open", "it took too long")),
-                false => Ok(world.held.iter().filter(is_theirs).cloned().collect()),
+                false => Ok((world.held.iter().filter(is_theirs).cloned().collect(), !world.held_unread)),
             }
         })
     }

@@ -2,7 +2,8 @@
 //!
 //! Comes in: pods, and which other volumes they have. Goes out: for the volume's state, each descriptor of another device.
 //!
-//! Always holds: it is about one grant, and ends with it. A look that fails changes nothing of what was found before. A block
+//! Always holds: it is about one grant, and ends with it. A look that fails, or finds no device of the volume to compare with,
+//! changes nothing of what was found before; one that could not read each process takes nothing of it away. A block
 //! device of another kind than NVMe is the pod's own: no volume's node has ever been one.
 
 use std::collections::BTreeSet;
@@ -66,7 +67,14 @@ impl<H: Host> Volume<H> {
 
     async fn look_for(&self, asked: Asked) {
         match self.find_elsewhere(&asked).await {
-            Ok(elsewhere) => {
+            Ok((mut elsewhere, all_read)) => {
+                if !all_read {
+                    tracing::warn!(volume = %self.id, "not every process could be read: what pods hold is not wholly known");
+                    elsewhere.extend(self.memory().held.elsewhere_under(Some(asked.epoch)));
+                    elsewhere.sort_unstable();
+                    elsewhere.dedup();
+                    elsewhere.truncate(MOST);
+                }
                 for held in &elsewhere {
                     tracing::warn!(volume = %self.id, epoch = %asked.epoch, held, "a pod holds another device");
                 }
@@ -78,13 +86,16 @@ impl<H: Host> Volume<H> {
         }
     }
 
-    async fn find_elsewhere(&self, asked: &Asked) -> Result<Vec<String>, HostError> {
+    async fn find_elsewhere(&self, asked: &Asked) -> Result<(Vec<String>, bool), HostError> {
         let last = self.last_observation();
         let Some(head) = last.as_ref().and_then(|last| device(last)).map(|device| device.dev) else {
-            return Ok(Vec::new());
+            return Err(HostError::new(
+                "there is nothing to compare with",
+                "no device of the volume was seen",
+            ));
         };
         let host = &self.shared.host;
-        let all = host.held_by(&asked.pods).await?;
+        let (all, all_read) = host.held_by(&asked.pods).await?;
         let mut elsewhere = Vec::new();
         for held in held_elsewhere(&all, &asked.pods, head, &asked.own) {
             let name = host.device_name(held.rdev).await?;
@@ -94,7 +105,7 @@ impl<H: Host> Volume<H> {
         }
         elsewhere.sort_unstable();
         elsewhere.truncate(MOST);
-        Ok(elsewhere)
+        Ok((elsewhere, all_read))
     }
 }
 
@@ -153,6 +164,10 @@ mod tests {
         assert_eq!(agent.state().await.held_elsewhere.len(), 1, "a look that failed");
         node.kernel.change(|world| world.users_unknown = false);
         node.kernel.change(|world| world.held.clear());
+        node.kernel.change(|world| world.held_unread = true);
+        volume.look_at_held_again().await;
+        assert_eq!(agent.state().await.held_elsewhere.len(), 1, "a look that did not read each process");
+        node.kernel.change(|world| world.held_unread = false);
         volume.look_at_held_again().await;
         assert!(agent.state().await.held_elsewhere.is_empty());
         node.kernel.change(|world| world.held = vec![held("a", STALE)]);
