@@ -70,10 +70,12 @@ trial_etcd_set_back() {
     until_true 120 'the end of the leader' restarted "$leader" "$times"
     kubectl -n cleat-system rollout restart deployment/cleat-controller >&2
     kubelet_again node-a; kubelet_again node-b
-    until_true 600 "a write on $first" other_write "$first" "$was"
-    at_proof=$(last_write "$from")
+    until_true 600 "a write on $first" wrote_after_all
     came_back
 }
+# The other node's last write is read before each look at the first one's: a container takes longer to start than a look, so that what
+# the other one writes after its proof is found.
+wrote_after_all() { at_proof=$(last_write "$from"); other_write "$first" "$was"; }
 
 behind_slow_etcd() { # MS: the API server again, with an etcd that takes so long for each call; 0: as before
     local id; id=$(cat "$cluster/started/apiserver")
