@@ -110,6 +110,13 @@ pub struct Args {
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = whole_seconds(1..=DAY_S))]
     keep_alive: Duration,
 
+    /// Reset a path that is dead by two independent signs before its keep-alive has run out, while another one is live
+    ///
+    /// A write that waits goes on after a second or so, not after ten. The target may still carry out what it had received
+    /// on the dead path, after later writes: read docs/operating.md, "A path that is dead", before you set this.
+    #[arg(long)]
+    early_path_reset: bool,
+
     /// How long a device stays that has lost its last path, in whole seconds (kernels from about 6.16)
     ///
     /// Writes wait for that long before they fail, and a detach that follows takes that much longer. 0s: it goes at
@@ -206,6 +213,8 @@ pub struct Config {
     pub stage_wait: Duration,
     /// How long a device stays after losing its last path; zero: it goes at once.
     pub lost_device_stay: Duration,
+    /// Whether a path that is dead is reset before its keep-alive has run out.
+    pub early_path_reset: bool,
     /// Where the kernel's trees are mounted.
     pub roots: Roots,
 }
@@ -260,6 +269,7 @@ impl Args {
             ctrl_loss_timeout,
             reconnect_delay,
             keep_alive,
+            early_path_reset,
             nr_io_queues,
             max_volumes,
             sweep_interval,
@@ -308,6 +318,7 @@ impl Args {
             sweep_interval,
             stage_wait,
             lost_device_stay,
+            early_path_reset,
             roots: Roots { sysfs: sysfs_root, proc: proc_root, dev: dev_root },
         })
     }
@@ -357,6 +368,7 @@ mod tests {
         assert_eq!(config.connect.ctrl_loss_tmo, Some(LossTimeout::Never));
         assert_eq!(config.connect.nr_io_queues, Some(4));
         assert_eq!(config.max_volumes, 0);
+        assert!(!config.early_path_reset, "off unless it is asked for");
         assert_eq!(config.lost_device_stay, Duration::from_secs(30));
         assert_eq!(config.prefix.as_str(), "nqn.2026-01.io.cleat:");
     }

@@ -42,6 +42,14 @@ const PATH_REPAIRS: Metric = Metric::counter(
     "cleat_agent_path_repairs_total",
     "Attempts to connect a missing path of a volume in use, by result",
 );
+const EARLY_RESETS: Metric = Metric::counter(
+    "cleat_agent_early_path_resets_total",
+    "Paths that were reset before their keep-alive had run out, by result",
+);
+const EARLY_REFUSALS: Metric = Metric::counter(
+    "cleat_agent_early_path_refusals_total",
+    "Paths that looked dead and were left to their keep-alive, by reason",
+);
 const REASSERTIONS: Metric = Metric::counter(
     "cleat_agent_reservation_reassertions_total",
     "Registrations that the target lost, by how registering again ended",
@@ -63,6 +71,8 @@ pub const METRICS: &[Metric] = &[
     OBSERVATION_ERRORS,
     SILENT_ADDRESSES,
     PATH_REPAIRS,
+    EARLY_RESETS,
+    EARLY_REFUSALS,
     REASSERTIONS,
 ];
 
@@ -248,6 +258,35 @@ pub fn silent_addresses(count: usize) {
 /// Counts an attempt to connect a missing path of a volume in use.
 pub fn path_repair(connected: bool) {
     counter!(PATH_REPAIRS.name, "result" => if connected { "connected" } else { "failed" }).increment(1);
+}
+
+/// What became of the reset of a path that looked dead: the label `result`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EarlyReset {
+    /// The kernel has reset it.
+    Done,
+    /// The kernel had given it up by itself.
+    NotNeeded,
+    /// The kernel has not answered in time, and goes on.
+    Overdue,
+    /// The kernel refused, or it is another controller.
+    Failed,
+}
+
+/// Counts a reset of a path that looked dead.
+pub fn early_path_reset(how: EarlyReset) {
+    let result = match how {
+        EarlyReset::Done => "done",
+        EarlyReset::NotNeeded => "not_needed",
+        EarlyReset::Overdue => "overdue",
+        EarlyReset::Failed => "failed",
+    };
+    counter!(EARLY_RESETS.name, "result" => result).increment(1);
+}
+
+/// Counts a path, or a storage address, that looked dead and was left to its keep-alive.
+pub fn early_path_refusal(reason: &'static str) {
+    counter!(EARLY_REFUSALS.name, "reason" => reason).increment(1);
 }
 
 #[cfg(test)]

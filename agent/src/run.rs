@@ -32,6 +32,7 @@ use crate::session::find::ByName;
 use crate::session::outbox::Outbox;
 use crate::session::{NodeDescription, Session};
 use crate::volume::board::Board;
+use crate::volume::early_reset::DeadPaths;
 use crate::volume::host::Host;
 use crate::volume::linux::Linux;
 use crate::volume::watch::Watch;
@@ -109,7 +110,9 @@ pub async fn run(args: Args, context: Context) -> Result<(), Failure> {
         ready: context.readiness.flag("session with the controller"),
     };
     let (driver_name, node_id, max_volumes) = (config.driver_name, config.node_id, config.max_volumes);
-    let parts = Parts { fleet, incoming, registering, session, driver_name, node_id, max_volumes };
+    let dead_paths = config.early_path_reset.then(|| DeadPaths::new(fleet.clone()));
+    let parts =
+        Parts { fleet, incoming, registering, session, driver_name, node_id, max_volumes, dead_paths };
     parts.run(context.stop).await
 }
 
@@ -122,12 +125,15 @@ struct Parts<H> {
     driver_name: String,
     node_id: crate::name::NodeId,
     max_volumes: u32,
+    /// `None` unless it was asked for.
+    dead_paths: Option<DeadPaths<H>>,
 }
 
 impl<H: Host> Parts<H> {
     async fn run(self, stop: CancellationToken) -> Result<(), Failure> {
         let watching = tokio::spawn(Watch::new(self.fleet.clone()).run(stop.clone()));
         let talking = tokio::spawn(self.session.run(stop.clone()));
+        let looking = self.dead_paths.map(|dead_paths| tokio::spawn(dead_paths.run(stop.clone())));
         // Last, as the kubelet calls at once.
         let registering = self.registering.map(|registering| tokio::spawn(registering.serve(stop.clone())));
         let (fleet, driver_name, node_id) = (self.fleet.clone(), self.driver_name, self.node_id);
@@ -136,6 +142,9 @@ impl<H: Host> Parts<H> {
         // Whatever ended it, the rest ends with it: half an agent is worse than one that is started again.
         stop.cancel();
         let (watched, talked) = tokio::join!(watching, talking);
+        if let Some(looking) = looking {
+            looking.await.map_err(Failure::failed)?;
+        }
         if let Some(registering) = registering {
             registering.await.map_err(Failure::failed)?.map_err(Failure::failed)?;
         }

@@ -7,6 +7,7 @@ mod host;
 mod reservations;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
@@ -137,6 +138,14 @@ pub(crate) struct World {
     pub(crate) scans: u32,
     scanned: Option<Instant>,
     pub(crate) checks: u32,
+    /// How often the timers of its TCP have fired.
+    pub(crate) timeouts: u64,
+    /// How often in a row for each address, while nothing is acknowledged.
+    pub(crate) waiting: BTreeMap<IpAddr, u32>,
+    /// Controllers that were reset.
+    pub(crate) resets: Vec<String>,
+    /// Resets wait until this is false.
+    pub(crate) resets_hang: bool,
     next: u32,
 }
 
@@ -144,6 +153,12 @@ impl World {
     /// Sets how a portal answers.
     pub(crate) fn answer(&mut self, at: u8, answer: ConnectAnswer) {
         self.answers.insert(portal(at), answer);
+    }
+
+    /// What is sent over a portal is lost, and was sent again so often.
+    pub(crate) fn lose(&mut self, at: u8, timeouts: u32) {
+        self.timeouts += 1;
+        self.waiting.insert(portal(at).ip(), timeouts);
     }
 
     pub(crate) fn of(&self, volume: &str) -> Vec<String> {

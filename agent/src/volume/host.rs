@@ -5,16 +5,18 @@
 //!
 //! Always holds: every call ends by a deadline of its own, and "could not be read" is an error.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cleat_host::fabrics::{Fabrics, Pending};
+use cleat_host::fabrics::{ExactController, Fabrics, Pending, ResetEnd, ResetError};
 use cleat_host::openers::HeldDescriptor;
 use cleat_host::reach::Reached;
 use cleat_host::readiness::{Expectation, ReadyFacts, Unready};
 use cleat_host::reservations::Reservations;
 use cleat_host::sysfs::{SubsystemView, SysfsError, Topology};
+use cleat_host::tcp::Unacknowledged;
 use cleat_host::{DevT, Portal, SubsystemNqn};
 use tokio::time::Instant;
 
@@ -69,6 +71,37 @@ pub trait Host: Send + Sync + 'static {
     /// network of its own, every portal answers.
     fn reach(&self, _portal: Portal, _patience: Duration) -> Later<'_, Reached> {
         Box::pin(std::future::ready(Reached::Answers))
+    }
+
+    /// How often retransmission timers of the kernel's TCP have fired. By default none ever has.
+    fn timeouts(&self) -> Later<'_, Result<u64, HostError>> {
+        Box::pin(std::future::ready(Ok(0)))
+    }
+
+    /// Which addresses of these portals have not acknowledged what was sent there again. By default all have.
+    fn unacknowledged<'a>(
+        &'a self,
+        _portals: &'a BTreeSet<SocketAddr>,
+    ) -> Later<'a, Result<BTreeMap<IpAddr, Unacknowledged>, HostError>> {
+        Box::pin(std::future::ready(Ok(BTreeMap::new())))
+    }
+
+    /// Remembers over which interface an address is reached, while it is. By default there is none.
+    fn learn_link(&self, _address: IpAddr) {}
+
+    /// What the interface towards an address says of it, if that is that nothing gets through.
+    fn link_trouble(&self, _address: IpAddr) -> Option<String> {
+        None
+    }
+
+    /// Resets a live controller and waits for the kernel's answer at most for `deadline`. By default there is
+    /// none to reset.
+    fn reset<'a>(
+        &'a self,
+        _target: &'a ExactController,
+        _deadline: Duration,
+    ) -> Later<'a, Result<ResetEnd, ResetError>> {
+        Box::pin(std::future::ready(Ok(ResetEnd::Gone)))
     }
 
     /// Registers with namespaces and reserves them.

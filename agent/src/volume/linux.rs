@@ -3,20 +3,23 @@
 //! Comes in: names. Goes out: what `cleat_host` reports. Always holds: one reading of all of sysfs serves
 //! everybody who asked before it began.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use cleat_host::devnode::{self, DevNodeError};
-use cleat_host::fabrics::Fabrics;
+use cleat_host::fabrics::{self, ExactController, Fabrics, ResetEnd, ResetError};
+use cleat_host::links::Links;
 use cleat_host::mounts::{MountError, Mounts, TargetState};
 use cleat_host::openers::{DeviceUser, HeldDescriptor, Openers, plain};
 use cleat_host::reach::{self, Reached};
 use cleat_host::readiness::{CheckError, Checker, Expectation};
 use cleat_host::reservations::{BlockReservations, Reservations};
 use cleat_host::sysfs::{SubsystemView, Sysfs, SysfsError, Topology};
+use cleat_host::tcp::{self, Unacknowledged};
 use cleat_host::work::{self, Workers};
 use cleat_host::{DevT, Portal, SubsystemNqn, blockio, head};
 use tokio::sync::Mutex;
@@ -33,6 +36,8 @@ const USERS: Duration = Duration::from_secs(20);
 const NAMED: usize = 64;
 /// Longest that a detach waits for a head's attribute, which is a number in memory.
 const HEAD: Duration = Duration::from_secs(2);
+/// Longest that a look at the kernel's TCP connections may take.
+const CONNECTIONS: Duration = Duration::from_secs(2);
 /// Longest that one mount or unmount may take.
 const MOUNT: Duration = Duration::from_secs(20);
 
@@ -50,6 +55,8 @@ pub struct Linux {
     mounts: Mounts,
     reservations: BlockReservations,
     dev_root: PathBuf,
+    proc_root: PathBuf,
+    links: Links,
 }
 
 impl Linux {
@@ -72,6 +79,8 @@ impl Linux {
             mounts,
             reservations,
             dev_root,
+            proc_root: roots.proc.clone(),
+            links: Links::at(&roots.sysfs, &roots.proc),
         }
     }
 
@@ -139,6 +148,44 @@ impl Host for Linux {
 
     fn reach(&self, portal: Portal, patience: Duration) -> Later<'_, Reached> {
         Box::pin(reach::reach(portal, patience))
+    }
+
+    fn timeouts(&self) -> Later<'_, Result<u64, HostError>> {
+        // A sum that the kernel keeps: no thread is worth its while.
+        let counted = tcp::timeouts(&self.proc_root);
+        let what = "cannot count the timeouts of TCP";
+        Box::pin(std::future::ready(counted.map_err(|error| HostError::new(what, error))))
+    }
+
+    fn unacknowledged<'a>(
+        &'a self,
+        portals: &'a BTreeSet<SocketAddr>,
+    ) -> Later<'a, Result<BTreeMap<IpAddr, Unacknowledged>, HostError>> {
+        let (proc_root, portals) = (self.proc_root.clone(), portals.clone());
+        Box::pin(async move {
+            let what = || "cannot read the connections of TCP";
+            let look = move || tcp::unacknowledged(&proc_root, &portals);
+            let looked = work::once("read connections", CONNECTIONS, look).await;
+            looked
+                .map_err(|error| HostError::new(what(), error))?
+                .map_err(|error| HostError::new(what(), error))
+        })
+    }
+
+    fn learn_link(&self, address: IpAddr) {
+        self.links.learn(address);
+    }
+
+    fn link_trouble(&self, address: IpAddr) -> Option<String> {
+        self.links.trouble(address)
+    }
+
+    fn reset<'a>(
+        &'a self,
+        target: &'a ExactController,
+        deadline: Duration,
+    ) -> Later<'a, Result<ResetEnd, ResetError>> {
+        Box::pin(fabrics::reset(&self.workers, &self.sysfs, target, deadline))
     }
 
     fn reservations(&self) -> &dyn Reservations {

@@ -6,7 +6,7 @@ use super::*;
 async fn linux() -> Linux {
     let roots = Roots { sysfs: "/nowhere".into(), proc: "/proc".into(), dev: "/dev".into() };
     let sysfs = Sysfs::at(&roots.sysfs);
-    Linux::new(Arc::new(cleat_host::fabrics::KernelFabrics::new("/nowhere", sysfs)), &roots, Path::new("/"))
+    Linux::new(Arc::new(fabrics::KernelFabrics::new("/nowhere", sysfs)), &roots, Path::new("/"))
 }
 
 #[tokio::test]

@@ -20,6 +20,7 @@ mod credentials;
 mod deduplicate;
 mod detach;
 pub mod directive;
+pub mod early_reset;
 mod execute;
 pub mod fleet;
 mod forget;

@@ -22,6 +22,7 @@ mod connect;
 mod delete;
 mod kernel;
 mod nvme_cli;
+mod reset;
 mod secret;
 mod timeouts;
 
@@ -38,6 +39,7 @@ pub use kernel::KernelFabrics;
 #[cfg(any(test, feature = "fixtures"))]
 pub(crate) use kernel::{FabricsDevice, SubmitError};
 pub use nvme_cli::{CliError, NvmeCli};
+pub use reset::{ResetEnd, ResetError, reset};
 pub use secret::{DhchapSecret, InvalidSecret, RekeyError};
 pub use timeouts::TimeoutsError;
 

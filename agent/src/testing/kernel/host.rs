@@ -1,17 +1,20 @@
 //! What the machine around the kernel made of memory says: looks, judgements, users, mounts.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cleat_host::blockio::ReadFact;
-use cleat_host::fabrics::Fabrics;
+use cleat_host::fabrics::{ExactController, Fabrics, ResetEnd, ResetError};
 use cleat_host::fixtures::shown;
 use cleat_host::openers::HeldDescriptor;
 use cleat_host::reach::Reached;
 use cleat_host::readiness::{Expectation, evaluate, select};
 use cleat_host::reservations::Reservations;
-use cleat_host::sysfs::{SubsystemView, SysfsError, Topology};
+use cleat_host::sysfs::{ControllerState, SubsystemView, SysfsError, Topology};
+use cleat_host::tcp::Unacknowledged;
+use cleat_host::work::WorkError;
 use cleat_host::{DevT, Portal, SubsystemNqn};
 use tokio::time::Instant;
 
@@ -31,6 +34,49 @@ impl Host for Kernel {
             }
             tokio::time::sleep(patience).await;
             Reached::Silent("no answer to TCP".into())
+        })
+    }
+
+    fn timeouts(&self) -> Later<'_, Result<u64, HostError>> {
+        let counted = self.world().timeouts;
+        Box::pin(std::future::ready(Ok(counted)))
+    }
+
+    fn unacknowledged<'a>(
+        &'a self,
+        portals: &'a BTreeSet<SocketAddr>,
+    ) -> Later<'a, Result<BTreeMap<IpAddr, Unacknowledged>, HostError>> {
+        let world = self.world();
+        let waiting =
+            world.waiting.iter().filter(|(address, _)| portals.contains(&SocketAddr::new(**address, 4420)));
+        let found = waiting.map(|(address, times)| {
+            (*address, Unacknowledged { connections: 1, timeouts: *times, port: 4420 })
+        });
+        let found = found.collect();
+        Box::pin(std::future::ready(Ok(found)))
+    }
+
+    fn reset<'a>(
+        &'a self,
+        target: &'a ExactController,
+        deadline: Duration,
+    ) -> Later<'a, Result<ResetEnd, ResetError>> {
+        Box::pin(async move {
+            self.change(|world| {
+                world.resets.push(target.controller.to_string());
+                let of = world.controllers.iter_mut().find(|one| one.name == target.controller);
+                if let Some(one) = of {
+                    one.state = ControllerState::Resetting;
+                    let address = one.portal().unwrap().ip();
+                    world.waiting.remove(&address);
+                }
+            });
+            let free = self.until(|world| (!world.resets_hang).then_some(()));
+            let waited = tokio::time::timeout(deadline, free).await;
+            let (what, controller) = ("reset".to_owned(), target.controller.clone());
+            waited
+                .map(|()| ResetEnd::Done)
+                .map_err(|_| ResetError::Work { controller, source: WorkError::Overdue { what, deadline } })
         })
     }
 

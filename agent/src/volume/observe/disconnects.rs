@@ -102,6 +102,12 @@ impl Disconnects {
         self.lock().arrive = true;
     }
 
+    /// Call it before a controller is reset: what was on its way then may land late, whether or not the
+    /// kernel says that it has connected again.
+    pub(in crate::volume) fn about_to_reset(&self, controller: &str) {
+        self.lock().controllers.entry(controller.to_owned()).or_default().life.broke = Some(Instant::now());
+    }
+
     /// Call it before a controller is deleted.
     pub(in crate::volume) fn about_to_delete(&self, controller: &str) -> Removal {
         let removals = self.lock().controllers.get(controller).map_or(0, |name| name.removals);
@@ -258,6 +264,22 @@ mod tests {
             None,
             "as long as a write may be held, and no longer"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reset_is_a_break_before_the_kernel_says_so() {
+        let disconnects = Disconnects::default();
+        made(&disconnects, "nvme0");
+        disconnects.events_arrive();
+        for name in ["nvme0", "nvme1"] {
+            disconnects.about_to_reset(name);
+            assert!(
+                deleted(&disconnects, name).await.is_some_and(|why| why.contains("had broken")),
+                "{name}"
+            );
+        }
+        made(&disconnects, "nvme0");
+        assert_eq!(deleted(&disconnects, "nvme0").await, None, "another one of that name");
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,5 +1,5 @@
 //! `hack/bench attach`: what attach and detach cost, as ratios to what the kernel alone takes, in one run. What fences
-//! cost is [`fence`]'s.
+//! cost is [`fence`]'s, and what a path that is cut costs is [`paths`]'.
 //!
 //! In: kernel, volume counts, repetitions. Out: a table with targets said to be reached or not, and JSON. What
 //! always holds: all four ways are measured in the same machine against the same target, interleaved, with all
@@ -10,6 +10,7 @@ mod disks;
 pub mod fence;
 mod figures;
 mod measure;
+pub mod paths;
 
 use std::time::{Duration, Instant};
 

@@ -2,9 +2,11 @@
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
+use anyhow::ensure;
 use clap::{Parser, Subcommand};
-use cleat_e2e::bench::{self, Options, fence};
+use cleat_e2e::bench::{self, Options, fence, paths};
 use cleat_e2e::world::Rung;
 use cleat_rig::Namespace;
 use serde::Serialize;
@@ -54,6 +56,24 @@ enum What {
         #[arg(long, value_name = "N", default_value_t = 1)]
         held: u8,
     },
+    /// How long a write waits when its path drops packets in silence: keep-alive alone, and Cleat's early reset
+    Paths {
+        /// Print one JSON object as the last line
+        #[arg(long)]
+        json: bool,
+        /// Kernel of the machines, as hack/setup kernels has fetched it
+        #[arg(long, value_name = "VERSION", env = "CLEAT_KERNEL", default_value = "6.1")]
+        kernel: String,
+        /// How often a path is cut each way, in turn, and how often it is interrupted for 200 ms
+        #[arg(long, value_name = "N", default_value_t = 20)]
+        repetitions: u8,
+        /// How often it is cut each way while what was sent over it comes through late, and overwrites are counted
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        held: u8,
+        /// How late, in seconds
+        #[arg(long, value_name = "SECONDS", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=60))]
+        hold_s: u8,
+    },
 }
 
 fn rung(text: &str) -> Result<Rung, String> {
@@ -75,6 +95,7 @@ fn ran(what: What) -> anyhow::Result<()> {
     // Before any thread: see Namespace::enter.
     let run = Namespace::enter("bench")?;
     let runtime = Runtime::new()?;
+    let mut failures = 0;
     match what {
         What::Attach { json, kernel, volumes, repetitions } => {
             let options = Options { kernel, rounds: rounds(volumes, repetitions) };
@@ -85,8 +106,18 @@ fn ran(what: What) -> anyhow::Result<()> {
             let options = fence::Options { kernel, rungs, repetitions, held_repetitions };
             print_json(json, &runtime.block_on(fence::run(&run, &options))?)?;
         }
+        What::Paths { json, kernel, repetitions, held, hold_s } => {
+            let (repetitions, held) = (usize::from(repetitions), usize::from(held));
+            let hold = Duration::from_secs(hold_s.into());
+            let figures =
+                runtime.block_on(paths::run(&run, &paths::Options { kernel, repetitions, held, hold }))?;
+            failures = figures.failures().len();
+            print_json(json, &figures)?;
+        }
     }
     runtime.shutdown_background();
+    // After the JSON, which has them too.
+    ensure!(failures == 0, "{failures} measurements failed; they are named above");
     Ok(())
 }
 

@@ -11,8 +11,9 @@ use std::sync::Arc;
 use clap::{Parser, Subcommand};
 use cleat_e2e::writer::census::census;
 use cleat_e2e::writer::engine::Engine;
+use cleat_e2e::writer::overwrite::overwrite;
 use cleat_e2e::writer::verify::verify;
-use cleat_e2e::writer::{CensusArgs, StopReason, VerifyArgs, WriteArgs};
+use cleat_e2e::writer::{CensusArgs, OverwriteArgs, StopReason, VerifyArgs, WriteArgs};
 use nix::sys::signal::{SigSet, Signal};
 
 /// Writes successive 4 KiB records to a volume, or reads them back and checks them.
@@ -31,6 +32,9 @@ enum Command {
     Verify(VerifyArgs),
     /// Count what is there, run by run; prints one JSON object
     Census(CensusArgs),
+    /// Write the same blocks over and over until one has stalled, and count those that an older write has overwritten;
+    /// prints `ready`, waits for a line, and prints one JSON object
+    Overwrite(OverwriteArgs),
 }
 
 fn main() -> ExitCode {
@@ -38,6 +42,7 @@ fn main() -> ExitCode {
         Command::Write(args) => write(args),
         Command::Verify(args) => judge(&args),
         Command::Census(args) => count(&args),
+        Command::Overwrite(args) => write_over(&args),
     };
     outcome.unwrap_or_else(|error| {
         let mut text = error.to_string();
@@ -80,6 +85,14 @@ fn listen(engine: &Engine) {
             _ => {}
         }
     }
+}
+
+fn write_over(args: &OverwriteArgs) -> Result<ExitCode, Box<dyn Error>> {
+    let mut out = io::stdout();
+    let found = overwrite(args, &mut out)?;
+    serde_json::to_writer(&mut out, &found)?;
+    writeln!(out)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn count(args: &CensusArgs) -> Result<ExitCode, Box<dyn Error>> {

@@ -301,19 +301,19 @@ fn micros(time: Duration) -> u64 {
 }
 
 /// A block in memory that direct I/O takes: found inside a larger piece, so that no unsafe allocation is needed.
-struct AlignedBlock {
+pub(super) struct AlignedBlock {
     memory: Vec<u8>,
     start: usize,
 }
 
 impl AlignedBlock {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let memory = vec![0; BLOCK_BYTES + ALIGNMENT];
         let start = memory.as_ptr().align_offset(ALIGNMENT);
         Self { memory, start }
     }
 
-    fn block(&mut self) -> &mut Block {
+    pub(super) fn block(&mut self) -> &mut Block {
         let (block, _) = self.memory[self.start..].as_chunks_mut::<BLOCK_BYTES>();
         &mut block[0]
     }

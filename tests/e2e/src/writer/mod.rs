@@ -9,7 +9,9 @@ pub mod args;
 pub mod census;
 pub mod engine;
 pub mod event;
+pub mod overwrite;
 pub mod verify;
 
 pub use args::{CensusArgs, OnError, Sabotage, VerifyArgs, WriteArgs};
 pub use event::{Event, StopReason};
+pub use overwrite::{OverwriteArgs, Overwritten};

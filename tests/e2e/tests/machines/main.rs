@@ -57,6 +57,7 @@ fn main() -> ExitCode {
         admission::a_volume_that_is_attached_is_not_deleted;
         paths::a_lost_path_degrades_and_comes_back_without_a_failed_write;
         paths::a_connection_that_was_back_at_once_is_not_taken_for_unbroken;
+        paths::a_path_that_is_cut_in_silence_is_reset_before_its_keep_alive_ends;
         lost_device::is_named_while_it_is_held_and_made_again_once_it_is_free;
         lost_device::a_path_that_blinks_under_a_writer_comes_back_each_time;
         dead_portal::holds_up_neither_attaches_nor_detaches_and_fences_nobody;
