@@ -153,6 +153,7 @@ impl<H: Host> Fleet<H> {
             // Anything that could not be read makes every volume doubtful, so it is read once more.
             (number, topology) = self.topology().await?;
         }
+        self.inner.shared.disconnects.belong(&topology.controllers);
         for id in self.in_kernel(&topology) {
             self.volume(&id);
         }

@@ -51,7 +51,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::ledger::{Grant, Ledger};
 use crate::metrics;
-use crate::name::{NqnPrefix, VolumeId};
+use crate::name::{Epoch, NqnPrefix, VolumeId};
 use attach::connect_queue::Queue;
 use attach::connects::Connects;
 use board::{Board, StateChange};
@@ -310,7 +310,7 @@ impl<H: Host> Volume<H> {
         let wanted = expectation.iter().flat_map(|expectation| &expectation.portals);
         let silent =
             wanted.filter_map(|portal| Some((*portal, self.shared.portals.silence(*portal)?))).collect();
-        judge::judge(&Seen {
+        let mut state = judge::judge(&Seen {
             volume: &self.id,
             view: observation,
             connecting: observation.connecting,
@@ -327,7 +327,18 @@ impl<H: Host> Volume<H> {
             dead_users: &dead_users,
             held: &held,
             boot_id: self.boot_id(),
-        })
+        });
+        state.unbroken = state.phase == VolumePhase::Ready && self.is_unbroken(observation, epoch);
+        state
+    }
+
+    /// Whether it is shown that no connection of the volume has broken or gone under this grant.
+    fn is_unbroken(&self, view: &SubsystemView, epoch: Option<Epoch>) -> bool {
+        let Some(epoch) = epoch else { return false };
+        let begun_here = self.memory().begun_here == Some(epoch);
+        let (all, names) = (&view.controllers, view.controllers.iter().map(|one| &one.name));
+        all.iter().all(|one| one.state.is_live())
+            && self.shared.disconnects.show_unbroken(&self.subsystem, begun_here, names)
     }
 
     /// Judges the latest observation (this one, or one that began later and was reported first) and puts the
