@@ -126,7 +126,10 @@ struct Parts<H> {
 
 impl<H: Host> Parts<H> {
     async fn run(self, stop: CancellationToken) -> Result<(), Failure> {
-        let watching = tokio::spawn(Watch::new(self.fleet.clone()).run(stop.clone()));
+        let watch = Watch::new(self.fleet.clone());
+        // Before the controller asks what there is.
+        self.fleet.carry_over().await;
+        let watching = tokio::spawn(watch.run(stop.clone()));
         let talking = tokio::spawn(self.session.run(stop.clone()));
         // Last, as the kubelet calls at once.
         let registering = self.registering.map(|registering| tokio::spawn(registering.serve(stop.clone())));

@@ -29,6 +29,7 @@ pub mod openers;
 pub mod reach;
 pub mod readiness;
 pub mod reservations;
+pub mod sockets;
 pub mod sysfs;
 pub mod uevents;
 pub mod work;

@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
+use crate::ledger::connections::UnbrokenGrant;
 use crate::link::Link;
 use crate::metrics;
 use crate::name::VolumeId;
@@ -53,6 +54,8 @@ struct Inner<H> {
     tasks: TaskTracker,
     /// Whether the volumes of the ledger have been listed.
     listed: AtomicBool,
+    /// What was noted last for the process after this one.
+    kept_connections: tokio::sync::Mutex<Vec<UnbrokenGrant>>,
 }
 
 impl<H: Host> Fleet<H> {
@@ -64,7 +67,15 @@ impl<H: Host> Fleet<H> {
     ) -> Self {
         let (volumes, tasks) = (Mutex::default(), TaskTracker::new());
         Self {
-            inner: Arc::new(Inner { shared, volumes, results, link, tasks, listed: AtomicBool::new(false) }),
+            inner: Arc::new(Inner {
+                shared,
+                volumes,
+                results,
+                link,
+                tasks,
+                listed: AtomicBool::new(false),
+                kept_connections: Default::default(),
+            }),
         }
     }
 
@@ -109,6 +120,10 @@ impl<H: Host> Fleet<H> {
                 "operations are still running; the kernel finishes what it was asked"
             );
         }
+    }
+
+    pub(super) fn kept_connections(&self) -> &tokio::sync::Mutex<Vec<UnbrokenGrant>> {
+        &self.inner.kept_connections
     }
 
     pub(super) fn tasks(&self) -> &TaskTracker {

@@ -14,6 +14,7 @@ use cleat_host::openers::HeldDescriptor;
 use cleat_host::reach::Reached;
 use cleat_host::readiness::{Expectation, ReadyFacts, Unready};
 use cleat_host::reservations::Reservations;
+use cleat_host::sockets::SocketsByPortal;
 use cleat_host::sysfs::{SubsystemView, SysfsError, Topology};
 use cleat_host::{DevT, Portal, SubsystemNqn};
 use tokio::time::Instant;
@@ -69,6 +70,11 @@ pub trait Host: Send + Sync + 'static {
     /// network of its own, every portal answers.
     fn reach(&self, _portal: Portal, _patience: Duration) -> Later<'_, Reached> {
         Box::pin(std::future::ready(Reached::Answers))
+    }
+
+    /// The kernel's TCP connections, by the portal that they lead to. By default none can be seen.
+    fn sockets(&self) -> Later<'_, Result<SocketsByPortal, HostError>> {
+        Box::pin(std::future::ready(Ok(SocketsByPortal::new())))
     }
 
     /// Registers with namespaces and reserves them.

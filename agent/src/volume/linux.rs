@@ -16,6 +16,7 @@ use cleat_host::openers::{DeviceUser, HeldDescriptor, Openers, plain};
 use cleat_host::reach::{self, Reached};
 use cleat_host::readiness::{CheckError, Checker, Expectation};
 use cleat_host::reservations::{BlockReservations, Reservations};
+use cleat_host::sockets::{self, SocketsByPortal};
 use cleat_host::sysfs::{SubsystemView, Sysfs, SysfsError, Topology};
 use cleat_host::work::{self, Workers};
 use cleat_host::{DevT, Portal, SubsystemNqn, blockio, head};
@@ -50,6 +51,7 @@ pub struct Linux {
     mounts: Mounts,
     reservations: BlockReservations,
     dev_root: PathBuf,
+    proc: PathBuf,
 }
 
 impl Linux {
@@ -61,7 +63,7 @@ impl Linux {
         let checker = Checker::at(&roots.dev, sysfs.clone(), workers.clone(), openers.clone());
         let mounts = Mounts::new(workers.clone(), kubelet_dir);
         let reservations = BlockReservations::at(&roots.dev, sysfs.clone(), workers.clone());
-        let dev_root = roots.dev.clone();
+        let (dev_root, proc) = (roots.dev.clone(), roots.proc.clone());
         Self {
             fabrics,
             sysfs,
@@ -72,6 +74,7 @@ impl Linux {
             mounts,
             reservations,
             dev_root,
+            proc,
         }
     }
 
@@ -139,6 +142,15 @@ impl Host for Linux {
 
     fn reach(&self, portal: Portal, patience: Duration) -> Later<'_, Reached> {
         Box::pin(reach::reach(portal, patience))
+    }
+
+    fn sockets(&self) -> Later<'_, Result<SocketsByPortal, HostError>> {
+        Box::pin(async {
+            let proc = self.proc.clone();
+            let read = work::once("read sockets", LOOK, move || sockets::established(&proc)).await;
+            let what = "cannot read the kernel's TCP connections";
+            read.map_err(|error| HostError::new(what, error))?.map_err(|error| HostError::new(what, error))
+        })
     }
 
     fn reservations(&self) -> &dyn Reservations {

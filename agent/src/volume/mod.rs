@@ -14,6 +14,7 @@
 
 mod attach;
 pub mod board;
+mod carry_over;
 pub mod clause;
 pub mod count;
 mod credentials;
@@ -338,7 +339,7 @@ impl<H: Host> Volume<H> {
         let begun_here = self.memory().begun_here == Some(epoch);
         let (all, names) = (&view.controllers, view.controllers.iter().map(|one| &one.name));
         all.iter().all(|one| one.state.is_live())
-            && self.shared.disconnects.show_unbroken(&self.subsystem, begun_here, names)
+            && self.shared.disconnects.show_unbroken(&self.subsystem, epoch, begun_here, names)
     }
 
     /// Judges the latest observation (this one, or one that began later and was reported first) and puts the

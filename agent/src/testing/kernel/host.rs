@@ -11,6 +11,7 @@ use cleat_host::openers::HeldDescriptor;
 use cleat_host::reach::Reached;
 use cleat_host::readiness::{Expectation, evaluate, select};
 use cleat_host::reservations::Reservations;
+use cleat_host::sockets::SocketsByPortal;
 use cleat_host::sysfs::{SubsystemView, SysfsError, Topology};
 use cleat_host::{DevT, Portal, SubsystemNqn};
 use tokio::time::Instant;
@@ -32,6 +33,10 @@ impl Host for Kernel {
             tokio::time::sleep(patience).await;
             Reached::Silent("no answer to TCP".into())
         })
+    }
+
+    fn sockets(&self) -> Later<'_, Result<SocketsByPortal, HostError>> {
+        Box::pin(async { Ok(self.world().sockets()) })
     }
 
     fn reservations(&self) -> &dyn Reservations {

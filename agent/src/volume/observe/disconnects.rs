@@ -33,6 +33,8 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::name::Epoch;
+
 /// How long a break counts: the longest drain bound that a controller accepts (`--drain-bound`).
 const LATELY: Duration = Duration::from_secs(300);
 /// How long to wait for the event of a removal. The kernel sends it before the controller has left sysfs, so
@@ -67,6 +69,8 @@ struct Heard {
     losses: HashMap<String, Instant>,
     /// The same, of one that nobody knows.
     lost: Option<Instant>,
+    /// Grants whose connections were shown to be those of the process before, by the subsystem's NQN.
+    carried: HashMap<String, Epoch>,
 }
 
 /// A name that controllers have, one after the other.
@@ -145,11 +149,18 @@ impl Disconnects {
         }
     }
 
-    /// Whether it is shown that nothing of a subsystem, which has these controllers, has broken or gone since the grant
-    /// came to this node, or for as long as a target may hold writes. `begun_here`: it came in this process's time.
+    /// States that the connections of this grant were shown to be those of the process before, which had shown them to be
+    /// unbroken, while this one was receiving events already.
+    pub(in crate::volume) fn carry(&self, subsystem: &SubsystemNqn, epoch: Epoch) {
+        self.lock().carried.insert(subsystem.as_str().to_owned(), epoch);
+    }
+
+    /// Whether it is shown that nothing of a subsystem, which has these controllers, has broken or gone since the grant of
+    /// this epoch came to this node, or for as long as a target may hold writes. `begun_here`: it came in this process's time.
     pub(in crate::volume) fn show_unbroken<'a>(
         &self,
         subsystem: &SubsystemNqn,
+        epoch: Epoch,
         begun_here: bool,
         mut controllers: impl Iterator<Item = &'a ControllerName>,
     ) -> bool {
@@ -159,7 +170,7 @@ impl Disconnects {
         if losses.into_iter().any(is_recent) {
             return false;
         }
-        let known_before = since.elapsed() >= LATELY;
+        let known_before = since.elapsed() >= LATELY || heard.carried.get(subsystem.as_str()) == Some(&epoch);
         controllers.all(|name| match heard.controllers.get(name.as_str()).map(|name| &name.life) {
             Some(life) if is_recent(life.broke) => false,
             Some(life) if life.added => life.connected && (begun_here || known_before),

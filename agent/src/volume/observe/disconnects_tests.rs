@@ -124,6 +124,8 @@ async fn what_was_not_heard_counts_as_a_break() {
     assert!(deleted(&disconnects, "nvme0").await.is_some(), "no more events come");
 }
 
+const EPOCH: Epoch = Epoch { term: 1, seq: 1 };
+
 /// One that is receiving events, which were proven to arrive.
 fn hearing() -> (Disconnects, (Uevents, AbortOnDropHandle<()>)) {
     let (disconnects, (uevents, _)) = (Disconnects::default(), Uevents::scripted());
@@ -137,7 +139,7 @@ fn shown(disconnects: &Disconnects, begun_here: bool) -> bool {
     let controllers = [controller(0, 1, "live"), controller(1, 2, "live")];
     disconnects.belong(&controllers);
     let names = controllers.iter().map(|one| &one.name);
-    disconnects.show_unbroken(&nqn("v"), begun_here, names)
+    disconnects.show_unbroken(&nqn("v"), EPOCH, begun_here, names)
 }
 
 #[tokio::test(start_paused = true)]
@@ -203,6 +205,19 @@ async fn a_deletion_is_a_loss_unless_it_was_proof() {
     says(&disconnects, "nvme2", Action::Remove, None);
     drop(removal);
     assert!(!shown(&disconnects, true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_carried_over_is_of_one_grant() {
+    let (disconnects, _hearing) = hearing();
+    assert!(!shown(&disconnects, false));
+    disconnects.carry(&nqn("v"), EPOCH);
+    assert!(shown(&disconnects, false));
+    let names = [controller(0, 1, "live").name];
+    let next = Epoch { term: 1, seq: 2 };
+    assert!(!disconnects.show_unbroken(&nqn("v"), next, false, names.iter()));
+    connected(&disconnects, "nvme0");
+    assert!(!shown(&disconnects, false), "it broke since");
 }
 
 #[tokio::test(start_paused = true)]
