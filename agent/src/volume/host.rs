@@ -19,6 +19,8 @@ use cleat_host::sysfs::{SubsystemView, SysfsError, Topology};
 use cleat_host::{DevT, Portal, SubsystemNqn};
 use tokio::time::Instant;
 
+use crate::volume::count::WriteCounters;
+
 /// A boxed future, so that the trait stays readable.
 pub type Later<'a, T> = Pending<'a, T>;
 
@@ -85,6 +87,11 @@ pub trait Host: Send + Sync + 'static {
 
     /// Reads what belongs to one subsystem.
     fn view<'a>(&'a self, nqn: &'a SubsystemNqn) -> Later<'a, Result<SubsystemView, SysfsError>>;
+
+    /// What the device of a subsystem and its paths have counted: for who asks many times a second. By default from a view.
+    fn write_counters<'a>(&'a self, nqn: &'a SubsystemNqn) -> Later<'a, Result<WriteCounters, SysfsError>> {
+        Box::pin(async { Ok(WriteCounters::of(&self.view(nqn).await?)) })
+    }
 
     /// Judges the whole predicate, with direct reads, within `deadline`.
     fn check<'a>(

@@ -3,10 +3,10 @@
 //! Comes in: names. Goes out: what `cleat_host` reports. Always holds: one reading of all of sysfs serves
 //! everybody who asked before it began.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use cleat_host::devnode::{self, DevNodeError};
@@ -17,14 +17,16 @@ use cleat_host::reach::{self, Reached};
 use cleat_host::readiness::{CheckError, Checker, Expectation};
 use cleat_host::reservations::{BlockReservations, Reservations};
 use cleat_host::sockets::{self, SocketsByPortal};
-use cleat_host::sysfs::{SubsystemView, Sysfs, SysfsError, Topology};
+use cleat_host::sysfs::{CounterFiles, SubsystemView, Sysfs, SysfsError, Topology};
 use cleat_host::work::{self, Workers};
 use cleat_host::{DevT, Portal, SubsystemNqn, blockio, head};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::args::Roots;
+use crate::volume::count::WriteCounters;
 use crate::volume::host::{AtTarget, Checked, Host, HostError, Later};
+use crate::volume::observe::judge::device;
 
 /// Longest that one reading of sysfs may take: it does no device I/O, so past this something is badly wrong.
 const LOOK: Duration = Duration::from_secs(10);
@@ -34,6 +36,8 @@ const USERS: Duration = Duration::from_secs(20);
 const NAMED: usize = 64;
 /// Longest that a detach waits for a head's attribute, which is a number in memory.
 const HEAD: Duration = Duration::from_secs(2);
+/// For how long the files of a device's counters are read before the device is looked for again: a path may have come.
+const COUNTER_FILES: Duration = Duration::from_secs(2);
 /// Longest that one mount or unmount may take.
 const MOUNT: Duration = Duration::from_secs(20);
 
@@ -45,6 +49,8 @@ pub struct Linux {
     /// The last reading and when it began. The task that held the lock may have read it for those that
     /// waited.
     last: Mutex<Option<(Instant, Arc<Topology>)>>,
+    /// The counters that are being read, and since when.
+    counting: std::sync::Mutex<BTreeMap<SubsystemNqn, (Instant, Arc<CounterFiles>)>>,
     workers: Workers,
     openers: Openers,
     checker: Checker,
@@ -68,6 +74,7 @@ impl Linux {
             fabrics,
             sysfs,
             last: Mutex::default(),
+            counting: Default::default(),
             workers,
             openers,
             checker,
@@ -91,6 +98,28 @@ impl Linux {
         let topology = Arc::new(self.sysfs.read(LOOK).await?);
         *last = Some((began, topology.clone()));
         Ok(topology)
+    }
+
+    fn counter_files(&self, nqn: &SubsystemNqn) -> Option<Arc<CounterFiles>> {
+        let mut counting = self.counting.lock().unwrap_or_else(PoisonError::into_inner);
+        counting.retain(|_, (since, _)| since.elapsed() < COUNTER_FILES);
+        counting.get(nqn).map(|(_, files)| files.clone())
+    }
+
+    /// Looks for the device, and for its counters from now on.
+    async fn counters_by_view(&self, nqn: &SubsystemNqn) -> Result<WriteCounters, SysfsError> {
+        let (sysfs, wanted) = (self.sysfs.clone(), nqn.clone());
+        let look = move || {
+            let view = sysfs.view_blocking(&wanted)?;
+            let files = device(&view).and_then(|device| sysfs.counter_files(&view, device));
+            Ok::<_, SysfsError>((WriteCounters::of(&view), files))
+        };
+        let (counters, files) = work::once("look at counters", LOOK, look).await??;
+        if let Some(files) = files {
+            let mut counting = self.counting.lock().unwrap_or_else(PoisonError::into_inner);
+            counting.insert(nqn.clone(), (Instant::now(), Arc::new(files)));
+        }
+        Ok(counters)
     }
 
     async fn users_of(&self, view: &SubsystemView, to_end: bool) -> Result<Vec<String>, HostError> {
@@ -163,6 +192,17 @@ impl Host for Linux {
 
     fn view<'a>(&'a self, nqn: &'a SubsystemNqn) -> Later<'a, Result<SubsystemView, SysfsError>> {
         Box::pin(self.sysfs.view(nqn, LOOK))
+    }
+
+    fn write_counters<'a>(&'a self, nqn: &'a SubsystemNqn) -> Later<'a, Result<WriteCounters, SysfsError>> {
+        Box::pin(async move {
+            if let Some(files) = self.counter_files(nqn)
+                && let Some(read) = work::once("read counters", LOOK, move || files.read()).await?
+            {
+                return Ok(WriteCounters::read(read));
+            }
+            self.counters_by_view(nqn).await
+        })
     }
 
     fn check<'a>(

@@ -12,6 +12,7 @@
 
 mod attribute;
 mod controller;
+mod counters;
 mod namespace;
 mod pinned;
 mod topology;
@@ -19,6 +20,7 @@ mod unreadable;
 
 pub(crate) use attribute::{Attribute, list};
 pub use controller::{Address, Controller, ControllerState, Incarnation};
+pub use counters::{CounterFiles, CountersRead};
 pub use namespace::{AnaState, Holder, HolderKind, IoCounters, Namespace, NamespaceKind, NamespacePath};
 pub(crate) use pinned::PinnedDir;
 pub use topology::{NativeMultipath, SubsystemNamespace, SubsystemView, SysfsError, Topology};
