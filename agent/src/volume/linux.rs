@@ -17,7 +17,7 @@ use cleat_host::reach::{self, Reached};
 use cleat_host::readiness::{CheckError, Checker, Expectation};
 use cleat_host::reservations::{BlockReservations, Reservations};
 use cleat_host::sockets::{self, SocketsByPortal};
-use cleat_host::sysfs::{CounterFiles, SubsystemView, Sysfs, SysfsError, Topology};
+use cleat_host::sysfs::{CounterFiles, SharedViews, SubsystemView, Sysfs, SysfsError, Topology};
 use cleat_host::work::{self, Workers};
 use cleat_host::{DevT, Portal, SubsystemNqn, blockio, head};
 use tokio::sync::Mutex;
@@ -46,6 +46,7 @@ const MOUNT: Duration = Duration::from_secs(20);
 pub struct Linux {
     fabrics: Arc<dyn Fabrics>,
     sysfs: Sysfs,
+    views: SharedViews,
     /// The last reading and when it began. The task that held the lock may have read it for those that
     /// waited.
     last: Mutex<Option<(Instant, Arc<Topology>)>>,
@@ -72,6 +73,7 @@ impl Linux {
         let (dev_root, proc) = (roots.dev.clone(), roots.proc.clone());
         Self {
             fabrics,
+            views: SharedViews::of(sysfs.clone()),
             sysfs,
             last: Mutex::default(),
             counting: Default::default(),
@@ -191,7 +193,7 @@ impl Host for Linux {
     }
 
     fn view<'a>(&'a self, nqn: &'a SubsystemNqn) -> Later<'a, Result<SubsystemView, SysfsError>> {
-        Box::pin(self.sysfs.view(nqn, LOOK))
+        Box::pin(self.views.view(nqn, LOOK))
     }
 
     fn write_counters<'a>(&'a self, nqn: &'a SubsystemNqn) -> Later<'a, Result<WriteCounters, SysfsError>> {
