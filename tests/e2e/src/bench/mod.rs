@@ -5,11 +5,14 @@
 //! always holds: all four ways are measured in the same machine against the same target, interleaved, with all
 //! volumes begun at once; a measurement that failed ends the run, but for nvme-cli's, whose failures are a result.
 
+mod cases;
 mod directives;
 mod disks;
 pub mod fence;
 mod figures;
 mod measure;
+pub mod one_network;
+pub mod restarts;
 
 use std::time::{Duration, Instant};
 
@@ -18,6 +21,7 @@ use cleat_rig::Namespace;
 
 use crate::world::{World, WorldOptions};
 
+pub use cases::Cases;
 pub use figures::{Figures, Series};
 use measure::Bench;
 
