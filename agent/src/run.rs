@@ -131,7 +131,10 @@ struct Parts<H> {
 
 impl<H: Host> Parts<H> {
     async fn run(self, stop: CancellationToken) -> Result<(), Failure> {
-        let watching = tokio::spawn(Watch::new(self.fleet.clone()).run(stop.clone()));
+        let watch = Watch::new(self.fleet.clone());
+        // Before the controller asks what there is.
+        self.fleet.carry_over().await;
+        let watching = tokio::spawn(watch.run(stop.clone()));
         let talking = tokio::spawn(self.session.run(stop.clone()));
         let looking = self.dead_paths.map(|dead_paths| tokio::spawn(dead_paths.run(stop.clone())));
         // Last, as the kubelet calls at once.

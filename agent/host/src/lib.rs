@@ -31,6 +31,7 @@ pub mod openers;
 pub mod reach;
 pub mod readiness;
 pub mod reservations;
+pub mod sockets;
 pub mod sysfs;
 pub mod tcp;
 pub mod uevents;

@@ -265,6 +265,17 @@ impl Ledger {
         Ok(())
     }
 
+    /// Reads or writes a file of the state directory that is no record.
+    pub(super) async fn beside<T: Send + 'static>(
+        &self,
+        what: &str,
+        work: impl FnOnce(&Path) -> Result<T, LedgerError> + Send + 'static,
+    ) -> Result<T, LedgerError> {
+        let dir = self.shared.state_dir.clone();
+        let stuck = |source| LedgerError::Stuck { path: self.shared.state_dir.clone(), source };
+        self.shared.workers.run(what, WRITE_DEADLINE, move || work(&dir)).await.map_err(stuck)?
+    }
+
     fn path(&self, volume: &VolumeId) -> PathBuf {
         self.shared.dir.join(name(volume))
     }

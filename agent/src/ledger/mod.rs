@@ -12,6 +12,7 @@
 //! - `may_have_written` always includes every portal over which this node can have written under the grant,
 //!   so that a controller that vanished by itself is not forgotten when the grant ends.
 
+pub(crate) mod connections;
 mod errors;
 pub mod files;
 mod lock;

@@ -64,6 +64,7 @@ pub(super) fn state(state: VolumeState) -> proto::VolumeState {
         absence: state.absence.map(absence),
         staging: state.staging.into_iter().map(staging).collect(),
         held_elsewhere: state.held_elsewhere,
+        unbroken: state.unbroken,
     }
 }
 
@@ -235,6 +236,7 @@ mod tests {
             absence: Some(gone()),
             staging: vec![Staging { path: "/t".into(), device: "nvme0n1".into(), same: true }],
             held_elsewhere: vec!["process 7".into()],
+            unbroken: true,
         }
     }
 
@@ -265,7 +267,7 @@ mod tests {
             proto::Unready { clause: "connect".into(), message: "why".into() }
         );
         assert_eq!(encoded.openers, ["pid 1"]);
-        assert_eq!(encoded.held_elsewhere, ["process 7"]);
+        assert!(encoded.held_elsewhere == ["process 7"] && encoded.unbroken);
         assert_eq!(encoded.absence.unwrap().deleted[0].state_at_deletion, "live");
         assert!(
             encoded.staging[0].same

@@ -15,6 +15,7 @@ use std::time::Duration;
 use cleat_host::fabrics::DhchapSecret;
 use cleat_host::fixtures::shown;
 use cleat_host::openers::HeldDescriptor;
+use cleat_host::sockets::SocketsByPortal;
 use cleat_host::sysfs::{
     Controller, IoCounters, Namespace, NamespaceKind, NativeMultipath, SubsystemNamespace, SubsystemView,
     SysfsError, Topology,
@@ -125,6 +126,10 @@ pub(crate) struct World {
     pub(crate) delay_is_stuck: bool,
     /// Subsystems whose namespace the kernel does not show.
     pub(crate) hidden: BTreeSet<String>,
+    /// How often a controller's connection was made again, by its name.
+    pub(crate) reconnected: BTreeMap<String, u32>,
+    /// Sockets that belong to no controller.
+    pub(crate) other_sockets: Vec<(Portal, String)>,
     /// Heads without a controller.
     pub(crate) heads: Vec<SubsystemNamespace>,
     /// Controllers whose times were set.
@@ -198,6 +203,21 @@ impl World {
         let shown = shown::namespace(number, uuid, size, NamespaceKind::Head { paths });
         let counters = Some(IoCounters { writes: self.writes, ..IoCounters::default() });
         Some(Namespace { read_only: self.read_only, counters, ..shown })
+    }
+
+    /// The sockets of all queues: a connection that was made again has others.
+    pub(crate) fn sockets(&self) -> SocketsByPortal {
+        let mut all = SocketsByPortal::new();
+        for one in self.controllers.iter().filter(|one| one.state.is_live()) {
+            let made = self.reconnected.get(one.name.as_str()).copied().unwrap_or_default();
+            let ids =
+                (0..one.queue_count.unwrap()).map(|queue| format!("{}-{made}-{queue}", one.incarnation.0));
+            all.entry(one.portal().unwrap()).or_default().extend(ids);
+        }
+        for (portal, id) in &self.other_sockets {
+            all.entry(*portal).or_default().insert(id.clone());
+        }
+        all
     }
 
     fn is_without_a_path(&self, subsystem: &str) -> bool {

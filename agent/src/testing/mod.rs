@@ -25,5 +25,6 @@ pub(crate) fn state(volume: &str, phase: VolumePhase) -> VolumeState {
         absence: None,
         staging: Vec::new(),
         held_elsewhere: Vec::new(),
+        unbroken: false,
     }
 }

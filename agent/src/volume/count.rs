@@ -7,15 +7,16 @@
 //! - A write that a look has shown is reported, however soon the next thing happens; how long ago it was is never said to
 //!   be longer than it is, and at most one pause between two looks shorter.
 //! - A path or device that goes, comes, or is made again is no write.
+//! - A look reads the few files of this device, and no search for who has it open is made while it is written.
 //! - At most four reports a second, but for those of the first write and of the end; and an end by itself.
 //! - It is for people: nothing may follow from it about who can write.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use cleat_host::sysfs::{IoCounters, SubsystemView};
+use cleat_host::sysfs::{CountersRead, IoCounters, SubsystemView};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 
 use crate::name::{Epoch, OperationId, VolumeId};
@@ -68,6 +69,15 @@ impl WriteCounters {
         Self {
             device: count(&device.name, device.counters).into_iter().collect(),
             paths: device.paths().iter().filter_map(|path| count(&path.name, path.counters)).collect(),
+        }
+    }
+
+    /// The same, of what was read by itself.
+    pub(in crate::volume) fn read(read: CountersRead) -> Self {
+        let count = |(name, counters): (String, IoCounters)| (name, counters.writes);
+        Self {
+            device: [read.device].into_iter().map(count).collect(),
+            paths: read.paths.into_iter().map(count).collect(),
         }
     }
 
@@ -203,6 +213,13 @@ where
     counting.end(last_open, Instant::now()).into_iter().for_each(report);
 }
 
+/// What the looks of one counting share.
+#[derive(Debug, Default)]
+struct Looked {
+    counters: WriteCounters,
+    open: bool,
+}
+
 impl<H: Host> Volume<H> {
     /// Counts writes while the grant of that epoch is in force, to the end.
     pub(in crate::volume) async fn count_writes(
@@ -211,31 +228,41 @@ impl<H: Host> Volume<H> {
         pace: CountPace,
         report: impl FnMut(Counted),
     ) {
-        let open = AtomicBool::new(false);
+        let looked = Mutex::<Looked>::default();
         tokio::select! {
             biased;
-            () = count(pace, || self.look_at_writes(epoch, &open), report) => {}
-            never = self.look_for_openers(&open) => match never {},
+            () = count(pace, || self.look_at_writes(epoch, &looked), report) => {}
+            never = self.look_for_openers(&looked) => match never {},
         }
     }
 
     /// One look; `None` where nothing can be said of that grant.
-    async fn look_at_writes(&self, epoch: Epoch, open: &AtomicBool) -> Option<(WriteCounters, bool)> {
+    async fn look_at_writes(&self, epoch: Epoch, looked: &Mutex<Looked>) -> Option<(WriteCounters, bool)> {
         self.reported_state().filter(|state| state.epoch == Some(epoch) && !state.epoch_ended)?;
-        let view = self.shared.host.view(&self.subsystem).await.ok()?;
-        Some((WriteCounters::of(&view), open.load(Ordering::Relaxed)))
+        let counters = self.shared.host.write_counters(&self.subsystem).await.ok()?;
+        let mut looked = looked.lock().unwrap_or_else(PoisonError::into_inner);
+        looked.counters = counters.clone();
+        Some((counters, looked.open))
     }
 
-    /// Searches now and then. A search that fails says nothing, and a detach's own goes before.
-    async fn look_for_openers(&self, open: &AtomicBool) -> Infallible {
+    /// Searches now and then, where no write shows it. A search that fails says nothing, and a detach's own goes before.
+    async fn look_for_openers(&self, looked: &Mutex<Looked>) -> Infallible {
+        let looked = || looked.lock().unwrap_or_else(PoisonError::into_inner);
         let mut ticks = interval(OPENERS_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut before = WriteCounters::default();
         loop {
             ticks.tick().await;
+            let counters = looked().counters.clone();
+            if before.advance(counters) > 0 {
+                // Whoever writes has it open.
+                looked().open = true;
+                continue;
+            }
             let Ok(_turn) = self.searching.try_lock() else { continue };
             let Ok(view) = self.shared.host.view(&self.subsystem).await else { continue };
             if let Ok(found) = self.shared.host.is_open(&view).await {
-                open.store(found, Ordering::Relaxed);
+                looked().open = found;
             }
         }
     }

@@ -215,6 +215,36 @@ async fn writes_are_counted_under_the_grant_that_is_asked_for_alone() {
     assert!(of_another.recv().await.is_none());
 }
 
+#[tokio::test(start_paused = true)]
+async fn while_a_volume_is_written_nobody_searches_for_who_has_it_open() {
+    let machine = Machine::new();
+    let agent = Agent::with_stopped_clock(&machine.kernel, machine.dir.path());
+    agent.ready(1, &[1]).await;
+    let operation = OperationId::parse("op-1-99").unwrap();
+    let pace = CountPace::within_bounds(ms(100), ms(60_000));
+    let asked = CountRequest { operation, volume: volume(), epoch: epoch(1), pace };
+    let (sender, mut reports) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(agent.fleet.count(asked, move |counted| {
+        let _ = sender.send(counted);
+    }));
+    assert!(!reports.recv().await.unwrap().open);
+    // A search would find nobody.
+    let until = Instant::now() + ms(6000);
+    while Instant::now() < until {
+        machine.kernel.change(|world| world.writes += 1);
+        tokio::time::sleep(ms(50)).await;
+    }
+    let mut last = false;
+    while let Ok(report) = reports.try_recv() {
+        last = report.open;
+    }
+    assert!(last, "whoever writes has it open");
+    // Writing has ended: from then on a search says it.
+    while last {
+        last = reports.recv().await.unwrap().open;
+    }
+}
+
 proptest! {
     /// Whatever is written when: each write that a look shows is reported by the end, and ages are true.
     #[test]

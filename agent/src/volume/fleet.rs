@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
+use crate::ledger::connections::UnbrokenGrant;
 use crate::link::Link;
 use crate::metrics;
 use crate::name::VolumeId;
@@ -53,6 +54,8 @@ struct Inner<H> {
     tasks: TaskTracker,
     /// Whether the volumes of the ledger have been listed.
     listed: AtomicBool,
+    /// What was noted last for the process after this one.
+    kept_connections: tokio::sync::Mutex<Vec<UnbrokenGrant>>,
 }
 
 impl<H: Host> Fleet<H> {
@@ -64,7 +67,15 @@ impl<H: Host> Fleet<H> {
     ) -> Self {
         let (volumes, tasks) = (Mutex::default(), TaskTracker::new());
         Self {
-            inner: Arc::new(Inner { shared, volumes, results, link, tasks, listed: AtomicBool::new(false) }),
+            inner: Arc::new(Inner {
+                shared,
+                volumes,
+                results,
+                link,
+                tasks,
+                listed: AtomicBool::new(false),
+                kept_connections: Default::default(),
+            }),
         }
     }
 
@@ -111,6 +122,10 @@ impl<H: Host> Fleet<H> {
         }
     }
 
+    pub(super) fn kept_connections(&self) -> &tokio::sync::Mutex<Vec<UnbrokenGrant>> {
+        &self.inner.kept_connections
+    }
+
     pub(super) fn tasks(&self) -> &TaskTracker {
         &self.inner.tasks
     }
@@ -153,6 +168,7 @@ impl<H: Host> Fleet<H> {
             // Anything that could not be read makes every volume doubtful, so it is read once more.
             (number, topology) = self.topology().await?;
         }
+        self.inner.shared.disconnects.belong(&topology.controllers);
         for id in self.in_kernel(&topology) {
             self.volume(&id);
         }

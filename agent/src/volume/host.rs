@@ -15,10 +15,13 @@ use cleat_host::openers::HeldDescriptor;
 use cleat_host::reach::Reached;
 use cleat_host::readiness::{Expectation, ReadyFacts, Unready};
 use cleat_host::reservations::Reservations;
+use cleat_host::sockets::SocketsByPortal;
 use cleat_host::sysfs::{SubsystemView, SysfsError, Topology};
 use cleat_host::tcp::Unacknowledged;
 use cleat_host::{DevT, Portal, SubsystemNqn};
 use tokio::time::Instant;
+
+use crate::volume::count::WriteCounters;
 
 /// A boxed future, so that the trait stays readable.
 pub type Later<'a, T> = Pending<'a, T>;
@@ -104,6 +107,11 @@ pub trait Host: Send + Sync + 'static {
         Box::pin(std::future::ready(Ok(ResetEnd::Gone)))
     }
 
+    /// The kernel's TCP connections, by the portal that they lead to. By default none can be seen.
+    fn sockets(&self) -> Later<'_, Result<SocketsByPortal, HostError>> {
+        Box::pin(std::future::ready(Ok(SocketsByPortal::new())))
+    }
+
     /// Registers with namespaces and reserves them.
     fn reservations(&self) -> &dyn Reservations;
 
@@ -112,6 +120,11 @@ pub trait Host: Send + Sync + 'static {
 
     /// Reads what belongs to one subsystem.
     fn view<'a>(&'a self, nqn: &'a SubsystemNqn) -> Later<'a, Result<SubsystemView, SysfsError>>;
+
+    /// What the device of a subsystem and its paths have counted: for who asks many times a second. By default from a view.
+    fn write_counters<'a>(&'a self, nqn: &'a SubsystemNqn) -> Later<'a, Result<WriteCounters, SysfsError>> {
+        Box::pin(async { Ok(WriteCounters::of(&self.view(nqn).await?)) })
+    }
 
     /// Judges the whole predicate, with direct reads, within `deadline`.
     fn check<'a>(

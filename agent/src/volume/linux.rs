@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use cleat_host::devnode::{self, DevNodeError};
@@ -18,7 +18,8 @@ use cleat_host::openers::{DeviceUser, HeldDescriptor, Openers, plain};
 use cleat_host::reach::{self, Reached};
 use cleat_host::readiness::{CheckError, Checker, Expectation};
 use cleat_host::reservations::{BlockReservations, Reservations};
-use cleat_host::sysfs::{SubsystemView, Sysfs, SysfsError, Topology};
+use cleat_host::sockets::{self, SocketsByPortal};
+use cleat_host::sysfs::{CounterFiles, SharedViews, SubsystemView, Sysfs, SysfsError, Topology};
 use cleat_host::tcp::{self, Unacknowledged};
 use cleat_host::work::{self, Workers};
 use cleat_host::{DevT, Portal, SubsystemNqn, blockio, head};
@@ -26,7 +27,9 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::args::Roots;
+use crate::volume::count::WriteCounters;
 use crate::volume::host::{AtTarget, Checked, Host, HostError, Later};
+use crate::volume::observe::judge::device;
 
 /// Longest that one reading of sysfs may take: it does no device I/O, so past this something is badly wrong.
 const LOOK: Duration = Duration::from_secs(10);
@@ -38,6 +41,8 @@ const NAMED: usize = 64;
 const HEAD: Duration = Duration::from_secs(2);
 /// Longest that a look at the kernel's TCP connections may take.
 const CONNECTIONS: Duration = Duration::from_secs(2);
+/// For how long the files of a device's counters are read before the device is looked for again: a path may have come.
+const COUNTER_FILES: Duration = Duration::from_secs(2);
 /// Longest that one mount or unmount may take.
 const MOUNT: Duration = Duration::from_secs(20);
 
@@ -46,17 +51,20 @@ const MOUNT: Duration = Duration::from_secs(20);
 pub struct Linux {
     fabrics: Arc<dyn Fabrics>,
     sysfs: Sysfs,
+    views: SharedViews,
     /// The last reading and when it began. The task that held the lock may have read it for those that
     /// waited.
     last: Mutex<Option<(Instant, Arc<Topology>)>>,
+    /// The counters that are being read, and since when.
+    counting: std::sync::Mutex<BTreeMap<SubsystemNqn, (Instant, Arc<CounterFiles>)>>,
     workers: Workers,
     openers: Openers,
     checker: Checker,
     mounts: Mounts,
     reservations: BlockReservations,
     dev_root: PathBuf,
-    proc_root: PathBuf,
     links: Links,
+    proc: PathBuf,
 }
 
 impl Linux {
@@ -68,19 +76,21 @@ impl Linux {
         let checker = Checker::at(&roots.dev, sysfs.clone(), workers.clone(), openers.clone());
         let mounts = Mounts::new(workers.clone(), kubelet_dir);
         let reservations = BlockReservations::at(&roots.dev, sysfs.clone(), workers.clone());
-        let dev_root = roots.dev.clone();
+        let (dev_root, proc) = (roots.dev.clone(), roots.proc.clone());
         Self {
             fabrics,
+            views: SharedViews::of(sysfs.clone()),
             sysfs,
             last: Mutex::default(),
+            counting: Default::default(),
             workers,
             openers,
             checker,
             mounts,
             reservations,
             dev_root,
-            proc_root: roots.proc.clone(),
             links: Links::at(&roots.sysfs, &roots.proc),
+            proc,
         }
     }
 
@@ -97,6 +107,28 @@ impl Linux {
         let topology = Arc::new(self.sysfs.read(LOOK).await?);
         *last = Some((began, topology.clone()));
         Ok(topology)
+    }
+
+    fn counter_files(&self, nqn: &SubsystemNqn) -> Option<Arc<CounterFiles>> {
+        let mut counting = self.counting.lock().unwrap_or_else(PoisonError::into_inner);
+        counting.retain(|_, (since, _)| since.elapsed() < COUNTER_FILES);
+        counting.get(nqn).map(|(_, files)| files.clone())
+    }
+
+    /// Looks for the device, and for its counters from now on.
+    async fn counters_by_view(&self, nqn: &SubsystemNqn) -> Result<WriteCounters, SysfsError> {
+        let (sysfs, wanted) = (self.sysfs.clone(), nqn.clone());
+        let look = move || {
+            let view = sysfs.view_blocking(&wanted)?;
+            let files = device(&view).and_then(|device| sysfs.counter_files(&view, device));
+            Ok::<_, SysfsError>((WriteCounters::of(&view), files))
+        };
+        let (counters, files) = work::once("look at counters", LOOK, look).await??;
+        if let Some(files) = files {
+            let mut counting = self.counting.lock().unwrap_or_else(PoisonError::into_inner);
+            counting.insert(nqn.clone(), (Instant::now(), Arc::new(files)));
+        }
+        Ok(counters)
     }
 
     async fn users_of(&self, view: &SubsystemView, to_end: bool) -> Result<Vec<String>, HostError> {
@@ -152,7 +184,7 @@ impl Host for Linux {
 
     fn timeouts(&self) -> Later<'_, Result<u64, HostError>> {
         // A sum that the kernel keeps: no thread is worth its while.
-        let counted = tcp::timeouts(&self.proc_root);
+        let counted = tcp::timeouts(&self.proc);
         let what = "cannot count the timeouts of TCP";
         Box::pin(std::future::ready(counted.map_err(|error| HostError::new(what, error))))
     }
@@ -161,10 +193,10 @@ impl Host for Linux {
         &'a self,
         portals: &'a BTreeSet<SocketAddr>,
     ) -> Later<'a, Result<BTreeMap<IpAddr, Unacknowledged>, HostError>> {
-        let (proc_root, portals) = (self.proc_root.clone(), portals.clone());
+        let (proc, portals) = (self.proc.clone(), portals.clone());
         Box::pin(async move {
             let what = || "cannot read the connections of TCP";
-            let look = move || tcp::unacknowledged(&proc_root, &portals);
+            let look = move || tcp::unacknowledged(&proc, &portals);
             let looked = work::once("read connections", CONNECTIONS, look).await;
             looked
                 .map_err(|error| HostError::new(what(), error))?
@@ -188,6 +220,15 @@ impl Host for Linux {
         Box::pin(fabrics::reset(&self.workers, &self.sysfs, target, deadline))
     }
 
+    fn sockets(&self) -> Later<'_, Result<SocketsByPortal, HostError>> {
+        Box::pin(async {
+            let proc = self.proc.clone();
+            let read = work::once("read sockets", LOOK, move || sockets::established(&proc)).await;
+            let what = "cannot read the kernel's TCP connections";
+            read.map_err(|error| HostError::new(what, error))?.map_err(|error| HostError::new(what, error))
+        })
+    }
+
     fn reservations(&self) -> &dyn Reservations {
         &self.reservations
     }
@@ -197,7 +238,18 @@ impl Host for Linux {
     }
 
     fn view<'a>(&'a self, nqn: &'a SubsystemNqn) -> Later<'a, Result<SubsystemView, SysfsError>> {
-        Box::pin(self.sysfs.view(nqn, LOOK))
+        Box::pin(self.views.view(nqn, LOOK))
+    }
+
+    fn write_counters<'a>(&'a self, nqn: &'a SubsystemNqn) -> Later<'a, Result<WriteCounters, SysfsError>> {
+        Box::pin(async move {
+            if let Some(files) = self.counter_files(nqn)
+                && let Some(read) = work::once("read counters", LOOK, move || files.read()).await?
+            {
+                return Ok(WriteCounters::read(read));
+            }
+            self.counters_by_view(nqn).await
+        })
     }
 
     fn check<'a>(

@@ -3,6 +3,7 @@
 //! Each part is private to the file that owns it. They share one lock, so that a report sees all of them at
 //! one moment. This file changes them together when a grant begins and ends.
 
+use crate::name::Epoch;
 use crate::volume::attach::backoff::Backoff;
 use crate::volume::attach::revive::Dead;
 use crate::volume::credentials::Secret;
@@ -24,6 +25,8 @@ pub(super) struct Memory {
     pub(super) activity: Activity,
     /// Controllers that the kernel is deleting.
     pub(super) deleting: Deleting,
+    /// The grant that came to this node in this process's time.
+    pub(super) begun_here: Option<Epoch>,
     /// The last verdict of the whole predicate.
     pub(super) judged: Judged,
     /// The record as this process last had it, and what it still has to write.
@@ -50,7 +53,8 @@ pub(super) struct Memory {
 
 impl Memory {
     /// The device of an earlier grant says nothing of this one's.
-    pub(super) fn grant_begins(&mut self) {
+    pub(super) fn grant_begins(&mut self, epoch: Epoch) {
+        self.begun_here = Some(epoch);
         self.judged.grant_begins();
         self.registration = Registration::default();
         self.held = Held::default();

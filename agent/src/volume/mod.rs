@@ -14,6 +14,7 @@
 
 mod attach;
 pub mod board;
+mod carry_over;
 pub mod clause;
 pub mod count;
 mod credentials;
@@ -52,7 +53,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::ledger::{Grant, Ledger};
 use crate::metrics;
-use crate::name::{NqnPrefix, VolumeId};
+use crate::name::{Epoch, NqnPrefix, VolumeId};
 use attach::connect_queue::Queue;
 use attach::connects::Connects;
 use board::{Board, StateChange};
@@ -311,7 +312,7 @@ impl<H: Host> Volume<H> {
         let wanted = expectation.iter().flat_map(|expectation| &expectation.portals);
         let silent =
             wanted.filter_map(|portal| Some((*portal, self.shared.portals.silence(*portal)?))).collect();
-        judge::judge(&Seen {
+        let mut state = judge::judge(&Seen {
             volume: &self.id,
             view: observation,
             connecting: observation.connecting,
@@ -328,7 +329,18 @@ impl<H: Host> Volume<H> {
             dead_users: &dead_users,
             held: &held,
             boot_id: self.boot_id(),
-        })
+        });
+        state.unbroken = state.phase == VolumePhase::Ready && self.is_unbroken(observation, epoch);
+        state
+    }
+
+    /// Whether it is shown that no connection of the volume has broken or gone under this grant.
+    fn is_unbroken(&self, view: &SubsystemView, epoch: Option<Epoch>) -> bool {
+        let Some(epoch) = epoch else { return false };
+        let begun_here = self.memory().begun_here == Some(epoch);
+        let (all, names) = (&view.controllers, view.controllers.iter().map(|one| &one.name));
+        all.iter().all(|one| one.state.is_live())
+            && self.shared.disconnects.show_unbroken(&self.subsystem, epoch, begun_here, names)
     }
 
     /// Judges the latest observation (this one, or one that began later and was reported first) and puts the

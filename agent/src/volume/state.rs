@@ -39,6 +39,9 @@ pub struct VolumeState {
     pub staging: Vec<Staging>,
     /// What pods that have the volume hold in its place, each as text for a person; empty unless somebody looked.
     pub held_elsewhere: Vec<String>,
+    /// It is shown that no connection of it has broken or gone since the grant came to this node, or for as long as a target
+    /// may hold writes. Never of one that is not ready on all paths.
+    pub unbroken: bool,
 }
 
 /// How far a volume has come.

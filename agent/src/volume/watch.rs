@@ -14,7 +14,7 @@ use cleat_host::uevents::{HostEvent, UeventListener, Uevents};
 use cleat_runtime::exit::Causes;
 use futures_util::StreamExt as _;
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -27,6 +27,8 @@ use crate::volume::{Fleet, Volume};
 /// long as an observation it is at least. Operations under way observe by themselves and must not be slowed
 /// down.
 const CALM: (Duration, u32) = (Duration::from_millis(200), 20);
+/// How long the last note of connections may take when the agent stops.
+const LAST_NOTE: Duration = Duration::from_secs(2);
 /// Volumes whose devices a sweep reads in parallel.
 const SIDE_BY_SIDE: usize = 8;
 
@@ -34,30 +36,33 @@ const SIDE_BY_SIDE: usize = 8;
 pub struct Watch<H> {
     fleet: Fleet<H>,
     events: Option<UeventListener>,
+    /// In a task of its own: it must not lag behind when a controller is deleted.
+    _hearing: AbortOnDropHandle<()>,
 }
 
 impl<H: Host> Watch<H> {
-    /// Watches by events and by time; where events cannot be received, by time alone.
+    /// Watches by events and by time; where events cannot be received, by time alone. Events count from now on, although it
+    /// looks at nothing before it runs.
     pub fn new(fleet: Fleet<H>) -> Self {
-        let events = fleet.shared().uevents.as_ref().map(Uevents::listen);
-        Self { fleet, events }
+        let shared = fleet.shared();
+        let events = shared.uevents.as_ref().map(Uevents::listen);
+        let hearing = shared.disconnects.listen(shared.uevents.as_ref());
+        Self { fleet, events, _hearing: hearing }
     }
 
     /// Watches until asked to stop.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut sweep = interval(self.fleet.shared().times.sweep);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // In a task of its own: it must not lag behind when a controller is deleted.
-        let shared = self.fleet.shared();
-        let _hearing = shared.disconnects.listen(shared.uevents.as_ref());
         let mut look_at: Option<Instant> = None;
         let mut calm_until = Instant::now();
         // Work that asks devices and targets is not waited for: one that does not answer would hide what
         // happens elsewhere.
         let (mut examining, mut reasserting) = (Beside::default(), Beside::default());
+        let mut keeping = Beside::default();
         loop {
             tokio::select! {
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => break,
                 event = next(&mut self.events) => {
                     if self.heard(event) {
                         look_at.get_or_insert(Instant::now().max(calm_until));
@@ -73,10 +78,15 @@ impl<H: Host> Watch<H> {
                 _ = sweep.tick() => {
                     self.observe().await;
                     examining.begin(|| examine_all(self.fleet.clone()));
+                    keeping.begin(|| keep_connections(self.fleet.clone()));
                 }
                 () = examining.end() => {}
                 () = reasserting.end() => {}
+                () = keeping.end() => {}
             }
+        }
+        if timeout(LAST_NOTE, self.fleet.keep_connections()).await.is_err() {
+            tracing::warn!("which connections there are could not be noted in time for the next process");
         }
     }
 
@@ -104,6 +114,11 @@ impl<H: Host> Watch<H> {
             tracing::error!(error = %Causes(&error), "cannot read the kernel's state");
         }
     }
+}
+
+/// What the next process of the agent needs to know of this one's connections.
+async fn keep_connections<H: Host>(fleet: Fleet<H>) {
+    fleet.keep_connections().await;
 }
 
 /// What must not wait for the next sweep: a target that was restarted admits everybody who connects until its
@@ -241,9 +256,9 @@ mod tests {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(LONG, seen).await.expect("the path that was lost is seen");
+        timeout(LONG, seen).await.expect("the path that was lost is seen");
         stop.cancel();
-        tokio::time::timeout(LONG, watching).await.expect("it stops").unwrap();
+        timeout(LONG, watching).await.expect("it stops").unwrap();
     }
 
     /// How often everything, one volume, and the whole machine are looked at in a sweep that judges this many volumes.

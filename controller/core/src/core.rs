@@ -70,6 +70,8 @@ mod testing;
 mod tests;
 #[cfg(test)]
 mod third_node_tests;
+#[cfg(test)]
+mod unbroken_tests;
 mod unclear;
 mod verify;
 mod waiting;
@@ -372,6 +374,7 @@ impl<'a> Transition<'a> {
     /// Settles what was touched, and puts what has to be durable before everything else.
     fn finish(mut self) -> Vec<Effect> {
         while let Some(volume) = self.touched.pop_first() {
+            self.lands_no_more(&volume);
             self.settle(&volume);
             self.core.index.update(&volume, self.core.volumes.get(&volume), self.now);
         }

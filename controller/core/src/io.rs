@@ -248,6 +248,9 @@ pub struct Observed {
     pub unready: String,
     /// What the device is like, where there is one and the agent says so.
     pub shown: Option<DeviceShown>,
+    /// The agent shows that since this grant came to the node no connection of the volume has broken or gone, whether or not
+    /// anybody heard of it; or that none has for longer than any drain bound.
+    pub unbroken: bool,
 }
 
 /// How a volume stands in a node's kernel.

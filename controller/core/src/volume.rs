@@ -580,7 +580,10 @@ impl VolumeRecord {
         let later = |at: Option<UnixMillis>| at.is_some_and(|at| now < at);
         later(self.retry_at)
             || self.fenced.iter().any(|f| later(f.retry_at))
-            || self.attachments.iter().any(|a| a.phase.is_draining() || later(a.retry_at))
+            || self
+                .attachments
+                .iter()
+                .any(|a| a.phase.is_draining() || later(a.retry_at) || later(a.may_land_until))
             || later(self.migration.as_ref().and_then(Migration::due))
     }
 

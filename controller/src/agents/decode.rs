@@ -127,6 +127,7 @@ pub(super) fn volume_state(state: &proto::VolumeState) -> Result<Observed, Malfo
             .map(|unready| format!("{}: {}", unready.clause, unready.message))
             .unwrap_or_default(),
         shown: state.identity.as_ref().and_then(shown),
+        unbroken: state.unbroken,
     })
 }
 

@@ -551,6 +551,7 @@ mod tests {
             live_paths: 2,
             unready: String::new(),
             shown: None,
+            unbroken: false,
         };
         let volumes = holds.iter().map(observed).collect();
         let (id, up) = (node(name), session.clone());

@@ -158,7 +158,9 @@ impl World {
                 }
             }
             held.queued |= held.used && !held.live();
-            if held.used {
+            let used = held.used;
+            self.host(n).broke[v] = true;
+            if used {
                 self.may_land(v, n);
             }
         }
@@ -185,6 +187,7 @@ impl World {
         let Some(held) = host.held[v].as_mut() else {
             return;
         };
+        host.broke[v] = true;
         if held.live() {
             let lost = held.used && held.paths.contains(&Path::HalfOpen);
             for path in held.paths.iter_mut().filter(|path| matches!(path, Path::Down | Path::HalfOpen)) {
@@ -247,13 +250,16 @@ impl World {
     fn power_off(&mut self, n: N) {
         self.drop_stream(n);
         for v in 0..self.setup.access.len() {
-            if self.host(n).held[v].take().is_some_and(|h| h.used && h.reaches()) {
+            let held = self.host(n).held[v].take();
+            self.host(n).broke[v] |= held.is_some();
+            if held.is_some_and(|h| h.used && h.reaches()) {
                 self.may_land(v, n);
             }
         }
         let host = self.host(n);
-        let (boot, ledger) = (host.boot, std::mem::take(&mut host.ledger));
+        let (boot, broke) = (host.boot, host.broke);
+        let ledger = std::mem::take(&mut host.ledger);
         let (proven, late_events) = (host.proven, std::mem::take(&mut host.late_events));
-        *host = Host { boot, off: true, ledger, proven, late_events, ..Host::default() };
+        *host = Host { boot, off: true, broke, ledger, proven, late_events, ..Host::default() };
     }
 }

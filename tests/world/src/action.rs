@@ -92,7 +92,8 @@ impl World {
         let held = self.hosts[n].held.iter().any(Option::is_some);
         let asked = self.open.values().any(|(_, node, _)| *node == Some(n));
         let host = &self.hosts[n];
-        !granted && !asked && !held && host.boot == 0 && !host.off && !host.cut && !host.wedged
+        let befell = host.boot != 0 || host.off || host.cut || host.wedged || host.broke.contains(&true);
+        !granted && !asked && !held && !befell
     }
 
     fn of_messages(&self, all: &mut Vec<Action>) {

@@ -131,6 +131,9 @@ pub struct Host {
     pub wedged: bool,
     /// What its kernel holds.
     pub held: [Option<Held>; VOLUMES],
+    /// Some connection of the volume has broken or gone otherwise than by a deletion that waited. Its agent does not forget it:
+    /// the real one does when no target can hold anything of it any more.
+    pub broke: [bool; VOLUMES],
     /// What its agent's disk knows.
     pub ledger: [Ledger; VOLUMES],
     /// The grant and the boot under which its agent last proved that it can use the volume.
@@ -195,6 +198,7 @@ impl Host {
             unready: String::new(),
             // It never changes, so what was proven says it.
             shown: None,
+            unbroken: phase == ObservedPhase::Ready && !self.broke[v],
         }
     }
 

@@ -12,15 +12,19 @@
 
 mod attribute;
 mod controller;
+mod counters;
 mod namespace;
 mod pinned;
+mod shared_views;
 mod topology;
 mod unreadable;
 
 pub(crate) use attribute::{Attribute, list};
 pub use controller::{Address, Controller, ControllerState, Incarnation};
+pub use counters::{CounterFiles, CountersRead};
 pub use namespace::{AnaState, Holder, HolderKind, IoCounters, Namespace, NamespaceKind, NamespacePath};
 pub(crate) use pinned::PinnedDir;
+pub use shared_views::SharedViews;
 pub use topology::{NativeMultipath, SubsystemNamespace, SubsystemView, SysfsError, Topology};
 pub use unreadable::Unreadable;
 
@@ -86,7 +90,12 @@ impl Sysfs {
     /// # Errors
     /// As [`Sysfs::read_blocking`].
     pub fn view_blocking(&self, nqn: &SubsystemNqn) -> Result<SubsystemView, SysfsError> {
-        Ok(topology::read(&self.root, topology::Scope::Subsystem(nqn))?.view(nqn))
+        Ok(self.read_among(std::slice::from_ref(nqn))?.view(nqn))
+    }
+
+    /// Reads what belongs to these subsystems, and whose all controllers are.
+    fn read_among(&self, nqns: &[SubsystemNqn]) -> Result<Topology, SysfsError> {
+        topology::read(&self.root, topology::Scope::Among(nqns))
     }
 
     /// What is connected of a subsystem: as [`Sysfs::view`], without controllers that have never been live.

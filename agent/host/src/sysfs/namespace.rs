@@ -83,7 +83,7 @@ impl IoCounters {
     /// `stat` counts in units of 512 bytes whatever the block size.
     const UNIT_BYTES: u64 = 512;
 
-    fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         let numbers: Vec<u64> = text.split_whitespace().map_while(|word| word.parse().ok()).collect();
         Some(Self {
             reads: *numbers.first()?,

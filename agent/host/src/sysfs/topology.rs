@@ -110,6 +110,24 @@ impl Topology {
         }
     }
 
+    /// The same, of a reading that is for others, too: without what could not be read of what is known to be theirs.
+    pub(super) fn view_among_others(&self, root: &FsPath, nqn: &SubsystemNqn) -> SubsystemView {
+        let mut view = self.view(nqn);
+        let others = self
+            .controllers
+            .iter()
+            .filter(|one| one.subsystem_nqn.as_deref().is_some_and(|other| *nqn != *other));
+        let dirs = |one: &Controller| {
+            let own = root.join("class/nvme").join(one.name.as_str());
+            let subsystem = one.subsystem.as_ref().map(|name| root.join("class/nvme-subsystem").join(name));
+            [Some(own), subsystem].into_iter().flatten()
+        };
+        let theirs: Vec<PathBuf> =
+            if view.unreadable.is_empty() { Vec::new() } else { others.flat_map(dirs).collect() };
+        view.unreadable.retain(|one| !theirs.iter().any(|dir| one.path.starts_with(dir)));
+        view
+    }
+
     /// NQNs of all subsystems with a controller or namespace, as sysfs shows them, sorted, without
     /// repetition.
     pub fn subsystem_nqns(&self) -> Vec<&str> {
@@ -135,8 +153,8 @@ struct SubsystemDir {
 pub(super) enum Scope<'a> {
     /// Every controller and every namespace of the host.
     All,
-    /// All that belongs to this subsystem, including controllers that are still being made.
-    Subsystem(&'a SubsystemNqn),
+    /// All that belongs to these subsystems, including controllers that are still being made.
+    Among(&'a [SubsystemNqn]),
     /// What is linked into the directory of this subsystem: controllers once they have been live. With the
     /// directory's name, no other directory is read, if it still is this subsystem's.
     Linked(&'a SubsystemNqn, Option<&'a str>),
@@ -146,7 +164,8 @@ impl Scope<'_> {
     fn wants(self, nqn: &str) -> bool {
         match self {
             Self::All => true,
-            Self::Subsystem(wanted) | Self::Linked(wanted, _) => *wanted == *nqn,
+            Self::Among(wanted) => wanted.iter().any(|wanted| *wanted == *nqn),
+            Self::Linked(wanted, _) => *wanted == *nqn,
         }
     }
 }
@@ -167,7 +186,7 @@ pub(super) fn read(root: &FsPath, scope: Scope<'_>) -> Result<Topology, SysfsErr
     };
     let mut controllers = Vec::new();
     for name in names {
-        if let Scope::Subsystem(_) = scope {
+        if let Scope::Among(_) = scope {
             let mut from = super::Attribute { dir: class.join(name.as_str()), unreadable: &mut unreadable };
             // A controller whose NQN could not be read is in the list of unreadable ones by now.
             if !from.text("subsysnqn").is_some_and(|nqn| scope.wants(&nqn)) {

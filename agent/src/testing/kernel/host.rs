@@ -12,6 +12,7 @@ use cleat_host::openers::HeldDescriptor;
 use cleat_host::reach::Reached;
 use cleat_host::readiness::{Expectation, evaluate, select};
 use cleat_host::reservations::Reservations;
+use cleat_host::sockets::SocketsByPortal;
 use cleat_host::sysfs::{ControllerState, SubsystemView, SysfsError, Topology};
 use cleat_host::tcp::Unacknowledged;
 use cleat_host::work::WorkError;
@@ -78,6 +79,10 @@ impl Host for Kernel {
                 .map(|()| ResetEnd::Done)
                 .map_err(|_| ResetError::Work { controller, source: WorkError::Overdue { what, deadline } })
         })
+    }
+
+    fn sockets(&self) -> Later<'_, Result<SocketsByPortal, HostError>> {
+        Box::pin(async { Ok(self.world().sockets()) })
     }
 
     fn reservations(&self) -> &dyn Reservations {

@@ -192,7 +192,7 @@ impl<H: Host> Volume<H> {
             .is_some_and(|state| matches!(state.phase, VolumePhase::Ready | VolumePhase::Degraded));
         let mut memory = self.memory();
         if before != Some(epoch) {
-            memory.grant_begins();
+            memory.grant_begins(epoch);
         } else if was_usable {
             // An observation may have reported it ready before any attach of this process: then it stays so
             // meanwhile.

@@ -304,7 +304,8 @@ impl<H: Host> Volume<H> {
 
     async fn delete_one(&self, doomed: &Doomed) -> Result<Deletion, DisconnectError> {
         let _in_the_kernel = InKernel::begin(self, &doomed.target.controller);
-        let heard = self.shared.disconnects.about_to_delete(doomed.target.controller.as_str());
+        let name = doomed.target.controller.as_str();
+        let heard = self.shared.disconnects.about_to_delete(name, &self.subsystem);
         loop {
             match self.shared.host.fabrics().disconnect(&doomed.target, SLICE).await {
                 Ok(done) => {

@@ -14,17 +14,26 @@
 //! one `connected`), or the controller existed before this process and events were proven to arrive
 //! ([`Disconnects::events_arrive`]).
 //!
+//! Of a whole volume it is known, too, whether anything of it has broken or gone ([`Disconnects::show_unbroken`]): a
+//! controller that was removed by anybody but this agent, or whose deletion was no proof, is such a loss.
+//!
 //! Always holds: what could not be received counts as a break. A controller is judged only once its `remove`
-//! has arrived: the kernel sends events in order, so every earlier one has arrived too.
+//! has arrived: the kernel sends events in order, so every earlier one has arrived too. A loss of which nobody can tell
+//! whose it was counts against all volumes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use cleat_host::sysfs::Controller;
 use cleat_host::uevents::{Action, DeviceEvent, DeviceKind, HostEvent, Uevents};
+use cleat_host::{ControllerName, SubsystemNqn};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
+
+use crate::name::Epoch;
 
 /// How long a break counts: the longest drain bound that a controller accepts (`--drain-bound`).
 const LATELY: Duration = Duration::from_secs(300);
@@ -52,6 +61,16 @@ struct Heard {
     deaf: bool,
     /// Whether events arrive and this kernel sends `connected`.
     arrive: bool,
+    /// Since when they have been received.
+    since: Option<Instant>,
+    /// Controllers that this agent is deleting.
+    deleting: HashSet<String>,
+    /// When something of a subsystem broke or went, by its NQN.
+    losses: HashMap<String, Instant>,
+    /// The same, of one that nobody knows.
+    lost: Option<Instant>,
+    /// Grants whose connections were shown to be those of the process before, by the subsystem's NQN.
+    carried: HashMap<String, Epoch>,
 }
 
 /// A name that controllers have, one after the other.
@@ -70,13 +89,28 @@ struct Life {
     added: bool,
     connected: bool,
     broke: Option<Instant>,
+    /// NQNs that readings of sysfs have shown under its name: one, but for a name that was given away meanwhile.
+    subsystems: BTreeSet<String>,
 }
 
-/// A controller that is about to be deleted.
+/// A controller that is about to be deleted. Dropped before that was proof that nothing is on its way, it is a loss.
 #[derive(Debug)]
 pub(in crate::volume) struct Removal {
+    of: Disconnects,
     name: String,
+    subsystem: String,
     removals: u64,
+    proven: AtomicBool,
+}
+
+impl Drop for Removal {
+    fn drop(&mut self) {
+        let mut heard = self.of.lock();
+        heard.deleting.remove(&self.name);
+        if !*self.proven.get_mut() {
+            heard.loses(&BTreeSet::from([self.subsystem.clone()]));
+        }
+    }
 }
 
 impl Disconnects {
@@ -84,6 +118,7 @@ impl Disconnects {
     /// have broken.
     pub(crate) fn listen(&self, uevents: Option<&Uevents>) -> AbortOnDropHandle<()> {
         let (heard, listener) = (self.clone(), uevents.map(Uevents::listen));
+        heard.lock().since.get_or_insert_with(Instant::now);
         AbortOnDropHandle::new(tokio::spawn(async move {
             if let Some(mut listener) = listener {
                 while let Some(event) = listener.next().await {
@@ -108,10 +143,54 @@ impl Disconnects {
         self.lock().controllers.entry(controller.to_owned()).or_default().life.broke = Some(Instant::now());
     }
 
-    /// Call it before a controller is deleted.
-    pub(in crate::volume) fn about_to_delete(&self, controller: &str) -> Removal {
-        let removals = self.lock().controllers.get(controller).map_or(0, |name| name.removals);
-        Removal { name: controller.to_owned(), removals }
+    /// Takes note of whose controllers there are, as sysfs shows them.
+    pub(in crate::volume) fn belong(&self, controllers: &[Controller]) {
+        let mut heard = self.lock();
+        for controller in controllers {
+            let Some(subsystem) = &controller.subsystem_nqn else { continue };
+            let name = heard.controllers.entry(controller.name.to_string()).or_default();
+            if !name.life.subsystems.contains(subsystem) {
+                name.life.subsystems.insert(subsystem.clone());
+            }
+        }
+    }
+
+    /// States that the connections of this grant were shown to be those of the process before, which had shown them to be
+    /// unbroken, while this one was receiving events already.
+    pub(in crate::volume) fn carry(&self, subsystem: &SubsystemNqn, epoch: Epoch) {
+        self.lock().carried.insert(subsystem.as_str().to_owned(), epoch);
+    }
+
+    /// Whether it is shown that nothing of a subsystem, which has these controllers, has broken or gone since the grant of
+    /// this epoch came to this node, or for as long as a target may hold writes. `begun_here`: it came in this process's time.
+    pub(in crate::volume) fn show_unbroken<'a>(
+        &self,
+        subsystem: &SubsystemNqn,
+        epoch: Epoch,
+        begun_here: bool,
+        mut controllers: impl Iterator<Item = &'a ControllerName>,
+    ) -> bool {
+        let heard = self.lock();
+        let Some(since) = heard.since.filter(|_| heard.arrive && !heard.deaf) else { return false };
+        let losses = [heard.overrun, heard.lost, heard.losses.get(subsystem.as_str()).copied()];
+        if losses.into_iter().any(is_recent) {
+            return false;
+        }
+        let known_before = since.elapsed() >= LATELY || heard.carried.get(subsystem.as_str()) == Some(&epoch);
+        controllers.all(|name| match heard.controllers.get(name.as_str()).map(|name| &name.life) {
+            Some(life) if is_recent(life.broke) => false,
+            Some(life) if life.added => life.connected && (begun_here || known_before),
+            _ => known_before,
+        })
+    }
+
+    /// Call it before a controller of this subsystem is deleted.
+    pub(in crate::volume) fn about_to_delete(&self, controller: &str, subsystem: &SubsystemNqn) -> Removal {
+        let mut heard = self.lock();
+        heard.deleting.insert(controller.to_owned());
+        let removals = heard.controllers.get(controller).map_or(0, |name| name.removals);
+        let (name, subsystem) = (controller.to_owned(), subsystem.as_str().to_owned());
+        Removal { of: self.clone(), name, subsystem, removals, proven: AtomicBool::new(false) }
     }
 
     /// Why the deletion of this controller does not prove that nothing is on its way; `None` if it does. Call
@@ -124,6 +203,7 @@ impl Disconnects {
             // From here on no signal is missed.
             news.as_mut().enable();
             if let Some(judged) = self.lock().judge(removal) {
+                removal.proven.store(judged.is_none(), Ordering::Relaxed);
                 return judged;
             }
             if timeout_at(until, news).await.is_err() {
@@ -161,16 +241,34 @@ impl Heard {
             Action::Remove => {
                 name.last = std::mem::take(&mut name.life);
                 name.removals += 1;
+                // One that was made and never connected has carried nothing.
+                let carried = name.last.connected || !name.last.added;
+                let whose = name.last.subsystems.clone();
+                if carried && !self.deleting.contains(&device.name) {
+                    self.loses(&whose);
+                }
             }
             Action::Change | Action::Other if device.nvme_event.as_deref() == Some("connected") => {
+                self.arrive = true;
                 // A controller that existed before this process had its first connection then.
                 if std::mem::replace(&mut name.life.connected, true) || !name.life.added {
                     name.life.broke = Some(Instant::now());
+                    let whose = name.life.subsystems.clone();
+                    self.loses(&whose);
                 }
-                self.arrive = true;
             }
             Action::Change | Action::Other => {}
         }
+    }
+
+    /// Something broke or went that is of one of these subsystems.
+    fn loses(&mut self, subsystems: &BTreeSet<String>) {
+        let now = Instant::now();
+        self.losses.retain(|_, at| is_recent(Some(*at)));
+        if subsystems.is_empty() {
+            self.lost = Some(now);
+        }
+        self.losses.extend(subsystems.iter().map(|subsystem| (subsystem.clone(), now)));
     }
 
     /// `None` while its removal has not arrived.
@@ -185,11 +283,10 @@ impl Heard {
     }
 
     fn broken(&self, life: &Life) -> Option<&'static str> {
-        let recent = |at: Option<Instant>| at.is_some_and(|at| at.elapsed() < LATELY);
-        if recent(life.broke) {
+        if is_recent(life.broke) {
             return Some("its connection had broken shortly before");
         }
-        if recent(self.overrun) {
+        if is_recent(self.overrun) {
             return Some("events were lost shortly before, so its connection may have broken");
         }
         if life.added && !life.connected {
@@ -207,151 +304,11 @@ impl Heard {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn says(disconnects: &Disconnects, name: &str, action: Action, nvme_event: Option<&str>) {
-        disconnects.take(&HostEvent::Device(DeviceEvent {
-            action,
-            kind: DeviceKind::NvmeController,
-            name: name.to_owned(),
-            dev: None,
-            sequence: 1,
-            nvme_event: nvme_event.map(str::to_owned),
-        }));
-    }
-
-    fn connected(disconnects: &Disconnects, name: &str) {
-        says(disconnects, name, Action::Change, Some("connected"));
-    }
-
-    /// A controller that is made while this process hears.
-    fn made(disconnects: &Disconnects, name: &str) {
-        says(disconnects, name, Action::Add, None);
-        connected(disconnects, name);
-    }
-
-    async fn deleted(disconnects: &Disconnects, name: &str) -> Option<&'static str> {
-        let removal = disconnects.about_to_delete(name);
-        says(disconnects, name, Action::Remove, None);
-        disconnects.broken_before(&removal).await
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn one_connection_in_a_whole_life_is_unbroken() {
-        let disconnects = Disconnects::default();
-        made(&disconnects, "nvme0");
-        says(&disconnects, "nvme0", Action::Change, Some("rediscover"));
-        assert_eq!(deleted(&disconnects, "nvme0").await, None);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_second_connection_of_a_life_is_a_break() {
-        let disconnects = Disconnects::default();
-        made(&disconnects, "nvme0");
-        made(&disconnects, "nvme1");
-        connected(&disconnects, "nvme0");
-        assert!(deleted(&disconnects, "nvme0").await.is_some_and(|why| why.contains("had broken")));
-        assert_eq!(deleted(&disconnects, "nvme1").await, None);
-        made(&disconnects, "nvme0");
-        assert_eq!(deleted(&disconnects, "nvme0").await, None, "another one of that name");
-        made(&disconnects, "nvme0");
-        connected(&disconnects, "nvme0");
-        tokio::time::advance(LATELY).await;
-        assert_eq!(
-            deleted(&disconnects, "nvme0").await,
-            None,
-            "as long as a write may be held, and no longer"
-        );
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_reset_is_a_break_before_the_kernel_says_so() {
-        let disconnects = Disconnects::default();
-        made(&disconnects, "nvme0");
-        disconnects.events_arrive();
-        for name in ["nvme0", "nvme1"] {
-            disconnects.about_to_reset(name);
-            assert!(
-                deleted(&disconnects, name).await.is_some_and(|why| why.contains("had broken")),
-                "{name}"
-            );
-        }
-        made(&disconnects, "nvme0");
-        assert_eq!(deleted(&disconnects, "nvme0").await, None, "another one of that name");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_kernel_that_never_says_connected_proves_nothing() {
-        let disconnects = Disconnects::default();
-        says(&disconnects, "nvme0", Action::Add, None);
-        tokio::time::advance(LATELY * 2).await;
-        assert!(deleted(&disconnects, "nvme0").await.is_some_and(|why| why.contains("does not say")));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn where_no_event_arrives_nothing_is_proven() {
-        let disconnects = Disconnects::default();
-        let (uevents, _source) = Uevents::scripted();
-        let _hearing = disconnects.listen(Some(&uevents));
-        let removal = disconnects.about_to_delete("nvme0");
-        assert!(
-            disconnects
-                .broken_before(&removal)
-                .await
-                .is_some_and(|why| why.contains("removal was not heard"))
-        );
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn one_from_before_this_process_needs_events_that_were_shown_to_arrive() {
-        let disconnects = Disconnects::default();
-        assert!(deleted(&disconnects, "nvme3").await.is_some_and(|why| why.contains("has no proof that")));
-        made(&disconnects, "nvme0");
-        assert_eq!(deleted(&disconnects, "nvme3").await, None, "the kernel was heard to say so of another");
-        let disconnects = Disconnects::default();
-        disconnects.events_arrive();
-        assert_eq!(deleted(&disconnects, "nvme3").await, None);
-        connected(&disconnects, "nvme3");
-        assert!(deleted(&disconnects, "nvme3").await.is_some(), "it had one before");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_connected_event_just_before_the_removal_counts() {
-        let (disconnects, (uevents, source)) = (Disconnects::default(), Uevents::scripted());
-        let _hearing = disconnects.listen(Some(&uevents));
-        made(&disconnects, "nvme0");
-        let removal = disconnects.about_to_delete("nvme0");
-        // In the socket, and not taken in when the deletion has ended.
-        for (action, nvme_event) in [(Action::Change, Some("connected")), (Action::Remove, None)] {
-            let event = DeviceEvent {
-                action,
-                kind: DeviceKind::NvmeController,
-                name: "nvme0".into(),
-                dev: None,
-                sequence: 1,
-                nvme_event: nvme_event.map(str::to_owned),
-            };
-            assert!(source.send(HostEvent::Device(event)).is_ok());
-        }
-        assert!(disconnects.broken_before(&removal).await.is_some_and(|why| why.contains("had broken")));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_was_not_heard_counts_as_a_break() {
-        let disconnects = Disconnects::default();
-        made(&disconnects, "nvme0");
-        made(&disconnects, "nvme1");
-        disconnects.take(&HostEvent::Overrun);
-        assert!(deleted(&disconnects, "nvme0").await.is_some_and(|why| why.contains("lost")));
-        tokio::time::advance(LATELY).await;
-        assert_eq!(deleted(&disconnects, "nvme1").await, None);
-        made(&disconnects, "nvme0");
-        let (uevents, source) = Uevents::scripted();
-        let hearing = disconnects.listen(Some(&uevents));
-        drop((uevents, source));
-        assert!(hearing.await.is_ok());
-        assert!(deleted(&disconnects, "nvme0").await.is_some(), "no more events come");
-    }
+/// A target may still hold what was on its way at that moment.
+fn is_recent(at: Option<Instant>) -> bool {
+    at.is_some_and(|at| at.elapsed() < LATELY)
 }
+
+#[cfg(test)]
+#[path = "disconnects_tests.rs"]
+mod tests;

@@ -94,6 +94,7 @@ pub(in crate::volume) fn judge(seen: &Seen<'_>) -> VolumeState {
             .map(|deleted| Absence { deleted: deleted.to_vec(), times: None }),
         staging: seen.staging.to_vec(),
         held_elsewhere: if ended { Vec::new() } else { seen.held.to_vec() },
+        unbroken: false,
     }
 }
 

@@ -236,6 +236,7 @@ impl Transition<'_> {
                 live_paths: 0,
                 unready: String::new(),
                 shown: None,
+                unbroken: false,
             };
             if let Some(known) = self.core.nodes.get_mut(node) {
                 let fresh = known.observed.entry(volume.clone()).or_insert_with(|| observed.clone());

@@ -159,9 +159,10 @@ impl Transition<'_> {
         known.observed = volumes.into_iter().map(|o| (o.volume.clone(), o)).collect();
         let listed: Vec<VolumeId> = known.observed.keys().cloned().collect();
         // Nobody has heard of this node's paths since its last session: one may have been lost and come back, and what
-        // was on it then may still land.
+        // was on it then may still land, unless the agent shows that none was.
         for volume in self.volumes_about(node) {
-            if self.attachment_mut(&volume, node).is_some_and(|a| a.may_have_written()) {
+            let may_land = !self.is_shown_unbroken(&volume, node);
+            if may_land && self.attachment_mut(&volume, node).is_some_and(|a| a.may_have_written()) {
                 self.may_still_land(&volume, node);
             }
         }
@@ -281,6 +282,35 @@ impl Transition<'_> {
         }
         self.may_still_land(volume, node);
         self.notice(Notice::StrayFound { volume: volume.clone(), node: node.clone() });
+    }
+
+    /// The node's agent shows that nothing of this grant has broken while nobody heard of it: what it had on its way is on a
+    /// connection that is still there. It is about this boot and this grant alone, and takes back no bound that was begun: a
+    /// cut at the target may not have come to the node's notice yet.
+    fn is_shown_unbroken(&self, volume: &VolumeId, node: &NodeId) -> bool {
+        let attachment = self.core.volumes.get(volume).and_then(|record| record.attachment(node));
+        let Some((a, known)) = attachment.zip(self.core.nodes.get(node)) else {
+            return false;
+        };
+        let this_boot = a.boot_id.as_ref() == Some(&known.identity.boot_id);
+        known.observed.get(volume).is_some_and(|o| {
+            let of_this_grant = o.epoch == Some(a.epoch) && !o.ended;
+            this_boot && of_this_grant && o.phase == ObservedPhase::Ready && o.unbroken
+        })
+    }
+
+    /// A bound that has passed is not kept: after the next start it would be counted again, since that one's clock may be
+    /// another.
+    pub(super) fn lands_no_more(&mut self, volume: &VolumeId) {
+        let now = self.now;
+        let Some(record) = self.core.volumes.get_mut(volume) else {
+            return;
+        };
+        for a in &mut record.attachments {
+            if a.may_land_until.take_if(|until| *until <= now).is_some() {
+                self.dirty.insert(volume.clone());
+            }
+        }
     }
 
     /// The device has gone from under its user: what was on its way then may land until the drain bound has passed.

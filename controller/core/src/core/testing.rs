@@ -92,6 +92,7 @@ pub(super) fn observed_of(phase: ObservedPhase) -> Observed {
         live_paths: 2,
         unready: String::new(),
         shown: None,
+        unbroken: false,
     }
 }
 

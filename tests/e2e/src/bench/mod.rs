@@ -5,12 +5,15 @@
 //! always holds: all four ways are measured in the same machine against the same target, interleaved, with all
 //! volumes begun at once; a measurement that failed ends the run, but for nvme-cli's, whose failures are a result.
 
+mod cases;
 mod directives;
 mod disks;
 pub mod fence;
 mod figures;
 mod measure;
+pub mod one_network;
 pub mod paths;
+pub mod restarts;
 
 use std::time::{Duration, Instant};
 
@@ -19,6 +22,7 @@ use cleat_rig::Namespace;
 
 use crate::world::{World, WorldOptions};
 
+pub use cases::Cases;
 pub use figures::{Figures, Series};
 use measure::Bench;
 

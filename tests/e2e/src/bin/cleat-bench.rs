@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use clap::{Parser, Subcommand};
-use cleat_e2e::bench::{self, Options, fence, paths};
+use cleat_e2e::bench::{self, Options, fence, one_network, paths, restarts};
 use cleat_e2e::world::Rung;
 use cleat_rig::Namespace;
 use serde::Serialize;
@@ -34,6 +34,33 @@ enum What {
         #[arg(long, value_name = "N,N", value_delimiter = ',', default_values_t = [1, 8, 32])]
         volumes: Vec<u8>,
         /// How often each is measured (with more than 8 volumes: half as often, rounded up)
+        #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..))]
+        repetitions: u8,
+    },
+    /// What a detach takes after a restart of either side, and after a path came and went, against an ordinary one
+    Restarts {
+        /// Print one JSON object as the last line
+        #[arg(long)]
+        json: bool,
+        /// Kernel of the machines, as hack/setup kernels has fetched it
+        #[arg(long, value_name = "VERSION", env = "CLEAT_KERNEL", default_value = "6.1")]
+        kernel: String,
+        /// How often each case is measured
+        #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..))]
+        repetitions: u8,
+    },
+    /// What attaches and detaches of many volumes take with one of two storage networks dropping packets
+    OneNetwork {
+        /// Print one JSON object as the last line
+        #[arg(long)]
+        json: bool,
+        /// Kernel of the machines, as hack/setup kernels has fetched it
+        #[arg(long, value_name = "VERSION", env = "CLEAT_KERNEL", default_value = "6.1")]
+        kernel: String,
+        /// Number of volumes that are attached at once
+        #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u8).range(1..))]
+        volumes: u8,
+        /// How often each case is measured
         #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..))]
         repetitions: u8,
     },
@@ -100,6 +127,15 @@ fn ran(what: What) -> anyhow::Result<()> {
         What::Attach { json, kernel, volumes, repetitions } => {
             let options = Options { kernel, rounds: rounds(volumes, repetitions) };
             print_json(json, &runtime.block_on(bench::run(&run, &options))?)?;
+        }
+        What::Restarts { json, kernel, repetitions } => {
+            let options = restarts::Options { kernel, repetitions: repetitions.into() };
+            print_json(json, &runtime.block_on(restarts::run(&run, &options))?)?;
+        }
+        What::OneNetwork { json, kernel, volumes, repetitions } => {
+            let (volumes, repetitions) = (volumes.into(), repetitions.into());
+            let options = one_network::Options { kernel, volumes, repetitions };
+            print_json(json, &runtime.block_on(one_network::run(&run, &options))?)?;
         }
         What::Fence { json, kernel, rungs, repetitions, held } => {
             let (repetitions, held_repetitions) = (usize::from(repetitions), usize::from(held));
