@@ -99,6 +99,8 @@ pub struct Config {
     /// The same for a node whose agent is heard and is at it: a kernel that is slow to let go of a dead path is none
     /// that has to be fenced.
     pub fence_heard_after_ms: u64,
+    /// How long those have who are to let go of a volume for somebody else (`--interrupt-grace`).
+    pub interrupt_grace_ms: u64,
     /// What the target can do.
     pub target: TargetAbilities,
 }
@@ -112,6 +114,7 @@ impl Default for Config {
             retry_ms: 2_000,
             fence_after_ms: 20_000,
             fence_heard_after_ms: 180_000,
+            interrupt_grace_ms: 30_000,
             target: TargetAbilities::default(),
         }
     }
@@ -262,6 +265,8 @@ impl Core {
             Event::DeclareGone { request, node, by, reason } => step.declare_gone(request, node, by, reason),
             Event::OutOfService { node, by, reason } => step.out_of_service(&node, &by, &reason),
             Event::MigrationSeen { volume, vm } => step.migration_seen(volume, vm),
+            // Nobody wants anything by a ticket yet.
+            Event::TicketWanted { .. } | Event::TicketRenewed { .. } | Event::TicketGone { .. } => {}
             Event::Tick => step.tick(),
         }
         step.finish()

@@ -30,7 +30,7 @@ mod rds;
 mod refusal;
 mod rung_result;
 mod session_refusal;
-#[cfg_attr(not(test), expect(dead_code, reason = "the core's events know no tickets yet"))]
+#[cfg_attr(not(test), expect(dead_code, reason = "nothing decides by tickets yet"))]
 mod tickets;
 mod trouble;
 mod vm_migration;

@@ -144,6 +144,9 @@ fn change(event: &Event) -> Option<WatchedChange> {
         | Event::RdsNotListed { .. }
         | Event::DesiredUnclear { .. }
         | Event::MigrationSeen { .. }
+        | Event::TicketWanted { .. }
+        | Event::TicketRenewed { .. }
+        | Event::TicketGone { .. }
         | Event::Tick => None,
     }
 }

@@ -69,6 +69,7 @@ impl World {
                 Some((v, ..)) => WaitsFor::Volume(*v),
                 None => WaitsFor::Nothing,
             },
+            Effect::Ticket { volume, .. } => WaitsFor::Volume(volume_of(volume)),
             Effect::RefuseSession { .. }
             | Effect::Notice(_)
             | Effect::PersistNode(_)

@@ -98,7 +98,7 @@ impl World {
             Effect::PersistNode(record) => drop(self.cluster().nodes.insert(record.node.clone(), *record)),
             Effect::ForgetNode(node) => drop(self.cluster().nodes.remove(&node)),
             Effect::Notice(notice) => self.noticed(&notice),
-            Effect::Rds { .. } | Effect::Reply { .. } => {}
+            Effect::Rds { .. } | Effect::Reply { .. } | Effect::Ticket { .. } => {}
         }
         true
     }

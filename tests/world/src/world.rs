@@ -125,6 +125,7 @@ impl Setup {
             retry_ms: QUANTUM_MS,
             fence_after_ms: QUANTUM_MS,
             fence_heard_after_ms: QUANTUM_MS,
+            interrupt_grace_ms: QUANTUM_MS,
             target: as_probed(self.truth),
         }
     }
