@@ -17,6 +17,7 @@
 //! - `desired`: who is to have what, held against the records; `unclear`: nodes that are to have what nobody can name
 //! - `index`: which volumes a node, a host or the time is about
 //! - `migrations`: the record of a live migration, and what KubeVirt reports of it
+//! - `tickets`: what becomes of what `tickets::decide` says, beside `requests`
 //! - `waiting`: what waits for what
 
 #[cfg(test)]
@@ -63,6 +64,11 @@ mod sessions;
 mod testing;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod ticket_restart_tests;
+#[cfg(test)]
+mod ticket_tests;
+mod tickets;
 mod unclear;
 mod waiting;
 
@@ -74,6 +80,7 @@ use index::Index;
 use rds_lists::RdsLists;
 pub use rds_lists::Remembered;
 use requests::Waiter;
+use tickets::Tickets;
 use unclear::Unclear;
 pub use waiting::Waiting;
 
@@ -143,6 +150,7 @@ pub struct Core {
     /// What each request to the RDS that is not answered yet is about; `None`: the volume as a whole. Each is answered,
     /// so none stays. An agent may never answer, and what it is to answer stands with the attachment alone.
     operations: BTreeMap<OperationId, (VolumeId, Option<NodeId>)>,
+    tickets: Tickets,
     index: Index,
 }
 
@@ -188,6 +196,7 @@ impl Core {
             deleting: BTreeSet::new(),
             waiters: BTreeMap::new(),
             operations: BTreeMap::new(),
+            tickets: Tickets::default(),
             index: Index::default(),
             config,
         };
@@ -212,6 +221,8 @@ impl Core {
             attachment.pending = Pending::Nothing;
             attachment.trouble = None;
             attachment.retry_at = None;
+            // Who was asked to let go has the whole time again: this process has another clock.
+            attachment.interrupted = attachment.interrupted.take().filter(|_| attachment.phase.is_draining());
             // The wall clock may have been set since: a bound starts again from here, on this process's clock.
             attachment.may_land_until = attachment.may_land_until.map(|_| bound);
             // Likewise what counts from a time that has not come yet: it would not count before the clock has caught up.
@@ -265,8 +276,9 @@ impl Core {
             Event::DeclareGone { request, node, by, reason } => step.declare_gone(request, node, by, reason),
             Event::OutOfService { node, by, reason } => step.out_of_service(&node, &by, &reason),
             Event::MigrationSeen { volume, vm } => step.migration_seen(volume, vm),
-            // Nobody wants anything by a ticket yet.
-            Event::TicketWanted { .. } | Event::TicketRenewed { .. } | Event::TicketGone { .. } => {}
+            Event::TicketWanted { spec, ticket } => step.ticket_wanted(spec, *ticket),
+            Event::TicketRenewed { volume, ticket } => step.ticket_renewed(&volume, &ticket),
+            Event::TicketGone { volume, ticket } => step.ticket_gone(&volume, &ticket),
             Event::Tick => step.tick(),
         }
         step.finish()
@@ -381,7 +393,7 @@ impl<'a> Transition<'a> {
     /// an operation, an answer), so it ends; the bound is there for a mistake in that reasoning.
     fn settle(&mut self, volume: &VolumeId) {
         for _ in 0..64 {
-            if !(self.drive(volume) | self.answer_waiters(volume)) {
+            if !(self.drive(volume) | self.drive_tickets(volume) | self.answer_waiters(volume)) {
                 return;
             }
         }
@@ -426,6 +438,7 @@ impl<'a> Transition<'a> {
 
     fn tick(&mut self) {
         // What nothing of waits for a moment is not looked at.
-        self.touched = self.core.index.awake().chain(self.core.waiters.keys()).cloned().collect();
+        let waiting = self.core.waiters.keys().chain(self.core.tickets.awake(self.now));
+        self.touched = self.core.index.awake().chain(waiting).cloned().collect();
     }
 }

@@ -30,12 +30,12 @@ mod rds;
 mod refusal;
 mod rung_result;
 mod session_refusal;
-#[cfg_attr(not(test), expect(dead_code, reason = "nothing decides by tickets yet"))]
 mod tickets;
 mod trouble;
 mod vm_migration;
 mod volume;
 mod wait;
+mod wanted;
 
 pub use crate::core::{Config, Core, Desired, Remembered, Waiting};
 pub use evidence::{Drained, Evidence, Source, Statement, Verdict};
@@ -66,3 +66,4 @@ pub use volume::{
 pub use wait::{
     Agent, AttachmentWait, BoundCause, Condition, ExportFence, Heard, HolderWait, ListDoubt, Wait,
 };
+pub use wanted::{Wanted, WantedTicket};

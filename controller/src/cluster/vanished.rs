@@ -50,7 +50,9 @@ fn held(core: &cleat_core::Core) -> Vec<(VolumeId, NodeId)> {
     let all = core.volumes().values().flat_map(|record| {
         record.attachments.iter().map(move |attachment| (record.spec.id.clone(), attachment))
     });
-    let stays = all.filter(|(_, a)| !matches!(a.phase, Phase::Draining { .. } | Phase::Stray));
+    // What is there for tickets alone, no VolumeAttachment has ever asked for.
+    let stays =
+        all.filter(|(_, a)| a.wanted.csi && !matches!(a.phase, Phase::Draining { .. } | Phase::Stray));
     stays.map(|(volume, a)| (volume, a.node.clone())).collect()
 }
 

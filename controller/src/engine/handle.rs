@@ -47,7 +47,6 @@ impl Engine {
     }
 
     /// How each ticket stands.
-    #[allow(dead_code, reason = "nobody is shown tickets yet")]
     pub(crate) fn tickets(&self) -> &TicketBoard {
         &self.tickets
     }

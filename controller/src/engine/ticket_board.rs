@@ -41,7 +41,6 @@ impl TicketBoard {
     }
 
     /// All of them, by volume.
-    #[cfg_attr(not(test), expect(dead_code, reason = "nobody is shown tickets yet"))]
     pub(crate) fn all(&self) -> BTreeMap<(VolumeId, TicketId), Stands> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

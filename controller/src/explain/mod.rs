@@ -11,6 +11,7 @@ mod refusal;
 mod session;
 #[cfg(test)]
 mod tests;
+mod ticket;
 mod trouble;
 mod wait;
 
@@ -21,6 +22,7 @@ pub(crate) use desired::{desired_unclear, too_many_desired};
 pub(crate) use evidence::{assumption, drain_cause, drained_by};
 pub(crate) use refusal::{quarantine, refusal};
 pub(crate) use session::session_refusal;
+pub(crate) use ticket::{interrupted_for, ticket_wait, ticket_waits_on};
 pub(crate) use trouble::trouble;
 pub(crate) use wait::{attachment_wait, wait};
 

@@ -39,6 +39,8 @@ impl Named {
             Wait::Room { node, .. } => {
                 (named.nodes, named.agents, named.bound) = (vec![node.clone()], true, true);
             }
+            // Its holder may be late, and lets go when it does.
+            Wait::Ticket { node, .. } => (named.nodes, named.bound) = (vec![node.clone()], true),
             Wait::Holders(holders) => {
                 for holder in holders {
                     named.nodes.push(holder.node.clone());
