@@ -21,7 +21,7 @@ use cleat_core::Epoch;
 use cleat_world::world::{EPOCH_MS, QUANTUM_MS, World};
 
 /// Fields whose value is left out.
-const LEFT_OUT: [&str; 19] = [
+const LEFT_OUT: [&str; 20] = [
     "config",
     "last_seq",
     "last_operation",
@@ -40,6 +40,8 @@ const LEFT_OUT: [&str; 19] = [
     "controller",
     "holders",
     "at",
+    // Since when a ticket waits is for people.
+    "waits_since",
     // How often registrations have changed: agents of this world remember restarts in its place.
     "changes",
 ];
@@ -86,6 +88,9 @@ pub fn text(world: &World) -> String {
     let _ = write!(raw, "{:?}{:?}{:?}{:?}", world.hosts, world.exports, world.open, world.told);
     if world.setup.in_cluster() {
         let _ = write!(raw, "{:?}", world.cluster);
+    }
+    if world.setup.dangers.tickets {
+        let _ = write!(raw, "{:?}", world.tickets);
     }
     Reader::new(world, &raw).run()
 }

@@ -140,6 +140,7 @@ impl World {
             if world.setup.in_cluster() {
                 world.lists();
             }
+            world.all_tickets_seen();
             world.deliver_what_can_be();
             if world.broken.is_none() {
                 world.check();
