@@ -8,6 +8,7 @@ mod drift;
 mod info;
 mod rights;
 mod service;
+mod tickets;
 mod watch;
 
 pub use drift::keep_looking;

@@ -13,7 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use super::{drift, info, rights, watch};
+use super::{drift, info, rights, tickets, watch};
 use crate::agents::Reports;
 use crate::clients::Caller;
 use crate::engine::Engine;
@@ -140,10 +140,9 @@ impl Operator for Operators {
         request: Request<proto::ListTicketsRequest>,
     ) -> Result<Response<proto::ListTicketsResponse>, Status> {
         Caller::of(&request)?.may(rights::list(rights::VOLUMES)).await?;
-        // An empty list would say that there are none.
-        Err(Status::unimplemented(
-            "this controller keeps no tickets yet: see the requests that wait, in a volume",
-        ))
+        let standings = self.engine.tickets().all();
+        let tickets = self.engine.view(move |core, _| tickets::tickets(core, &standings));
+        Ok(Response::new(proto::ListTicketsResponse { tickets: tickets.await.map_err(Status::from)? }))
     }
 
     async fn fence(
