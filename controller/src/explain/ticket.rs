@@ -4,6 +4,10 @@ use cleat_core::{InterruptedBy, TicketWait};
 
 use super::{nodes, refusal, when};
 
+/// What a ticket waits for that a former controller has attached the volume for, and nobody has renewed since.
+pub(crate) const TICKET_OF_BEFORE: &str =
+    "its holder to renew it: the volume was attached for it before this controller started";
+
 /// What a ticket waits for.
 pub(crate) fn ticket_wait(wait: &TicketWait) -> String {
     match wait {
