@@ -19,11 +19,13 @@ mod publish;
 mod request;
 mod status;
 mod turns;
+mod volume_specs;
 
 pub use call_context::Serving;
 pub use controller::CsiController;
 pub(crate) use demands::VolumeDemands;
 pub use identity::CsiIdentity;
+pub(crate) use volume_specs::{NoSpec, VolumeSpecs};
 
 pub use cleat_ids::{
     EPOCH_KEY, MIN_FENCE_KEY, MIN_FENCE_PARAMETER as MIN_FENCE, NAMESPACE_KEY, SUBSYSTEM_KEY, VOLUME_KEY,

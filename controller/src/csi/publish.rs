@@ -112,7 +112,8 @@ async fn attached_spec(
     Ok(known.await?)
 }
 
-async fn look_up(
+/// What a volume is, as the RDS has it.
+pub(super) async fn look_up(
     context: &CallContext,
     volume: &VolumeId,
     access: Access,
