@@ -18,10 +18,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cleat_core::{Access, Core, TicketId, TicketType, UnixMillis, VolumeId};
+use cleat_core::{Access, Core, TicketId, UnixMillis, VolumeId};
 use cleat_kubernetes::api::{ApiError, ApiServer};
 use cleat_kubernetes::attachments::Attachments;
-use cleat_kubernetes::tickets::{ClusterTickets, TicketObject, TicketSeen, TicketStatus};
+use cleat_kubernetes::tickets::{ClusterTickets, TicketSeen, TicketStatus, VolumeWanted};
 use cleat_kubernetes::watch::Presence;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -46,6 +46,8 @@ const ALL_AGAIN: Duration = Duration::from_secs(10);
 const ABSENT_FOR: Duration = Duration::from_secs(60);
 /// So many volumes are looked up, and so many objects answered, in one look.
 const AT_ONCE: usize = 32;
+/// No further volume is looked up after this time of one look.
+const LOOK_UP_FOR_MS: u64 = 2_000;
 /// An object that was answered is not answered again before the watch has brought that, or so much later.
 const ANSWER_AGAIN_MS: u64 = 5_000;
 
@@ -108,9 +110,13 @@ impl TicketSync {
                 continue;
             }
             book.see(&all, now);
-            self.look_up(tickets, &mut book, &all).await;
+            // Renewals first: a volume may take long to be looked up.
             self.look_for_renewals(tickets, &mut book, &all).await;
             for event in book.events(now) {
+                self.engine.submit(event).await?;
+            }
+            self.look_up(tickets, &mut book, &all).await;
+            for event in book.events(self.engine.now()) {
                 self.engine.submit(event).await?;
             }
             if compare {
@@ -125,10 +131,14 @@ impl TicketSync {
 
     /// Which volume tickets are about: of those where that is not known, or was asked for long ago.
     async fn look_up(&self, tickets: &ClusterTickets, book: &mut Book, all: &[Arc<TicketSeen>]) {
-        for seen in book.due(all, self.engine.now()).into_iter().take(AT_ONCE) {
+        let began = self.engine.now();
+        for seen in book.due(all, began).into_iter().take(AT_ONCE) {
+            if self.engine.now().since(began) >= LOOK_UP_FOR_MS {
+                break;
+            }
             let Ok(ticket) = &seen.read else { continue };
             let subject = match tickets.volume_of(ticket, &self.attachments).await {
-                Ok(Ok(wanted)) => self.subject(ticket, wanted).await,
+                Ok(Ok(wanted)) => self.subject(wanted).await,
                 Ok(Err(none)) => Subject::None { reason: none.reason(), why: none.to_string() },
                 Err(error) => Subject::Unknown { why: error.to_string() },
             };
@@ -141,29 +151,13 @@ impl TicketSync {
         }
     }
 
-    async fn subject(
-        &self,
-        ticket: &TicketObject,
-        wanted: cleat_kubernetes::tickets::VolumeWanted,
-    ) -> Subject {
+    async fn subject(&self, wanted: VolumeWanted) -> Subject {
         let Ok(volume) = VolumeId::new(&wanted.handle) else {
             let why = format!("volume {:?}: Cleat gives no volume such a name", wanted.handle);
             return Subject::None { reason: "Unusable", why };
         };
         let access = if wanted.shared_block { Access::RwxBlock } else { Access::Rwo };
         match self.specs.of(&volume, access, &wanted.attributes).await {
-            // Whether a migration brings a volume to a second node is asked where a Publish comes in.
-            Ok(spec)
-                if spec.require_migration
-                    && access == Access::RwxBlock
-                    && ticket.spec.kind == TicketType::Api =>
-            {
-                let why = format!(
-                    "volume {volume}: its StorageClass gives it to a second node for a live migration alone (requireMigration), \
-                     so no api ticket gets it"
-                );
-                Subject::None { reason: "RequiresMigration", why }
-            }
             Ok(spec) => Subject::Volume(Box::new(spec)),
             Err(NoSpec::Unusable(why)) => Subject::None { reason: "NoVolume", why },
             Err(NoSpec::Unknown(why)) => Subject::Unknown { why },
