@@ -36,7 +36,7 @@ use crate::cli::{Cli, Settings};
 use crate::clients::Clients;
 use crate::clock::Clock;
 use crate::cluster::{self, TicketSync};
-use crate::csi::{CsiController, CsiIdentity, Serving};
+use crate::csi::{CsiController, CsiIdentity, Serving, TicketVolumes};
 use crate::engine::{self, EngineError, Started};
 use crate::events;
 use crate::leadership::{Leadership, OfLeader};
@@ -375,12 +375,23 @@ where
         let sessions = AgentSessionServer::new(AgentSessions::new(context))
             .max_decoding_message_size(agents::MESSAGE_BYTES);
         sessions_of_agents.begin(clients.admit(ClientKind::Node, sessions));
-        let service =
-            Operators::new(engine.clone(), reports.clone(), certificates, secrets.clone(), stop.clone());
+        let of_tickets = TicketVolumes::new(engine.clone(), Arc::clone(&rds), serving.clone());
+        let service = Operators::new(
+            engine.clone(),
+            reports.clone(),
+            certificates,
+            secrets.clone(),
+            attachments.is_none().then(|| of_tickets.clone()),
+            stop.clone(),
+        );
         operators.begin(clients.admit(ClientKind::Operator, OperatorServer::new(service)));
-        let of_csi = CsiController::new(engine.clone(), rds, serving, attachments.clone(), stop.clone());
-        let specs = of_csi.volume_specs();
-        controller.begin(ControllerServer::new(of_csi));
+        controller.begin(ControllerServer::new(CsiController::new(
+            engine.clone(),
+            rds,
+            serving,
+            attachments.clone(),
+            stop.clone(),
+        )));
         let beside = cluster.map(|server| {
             let engine = engine.clone();
             let marks = tokio::spawn(nodes::watch(server.clone(), engine.clone(), stop.clone()));
@@ -401,7 +412,7 @@ where
                 let tickets = TicketSync {
                     attachments: Arc::clone(&attachments),
                     engine: engine.clone(),
-                    specs,
+                    volumes: of_tickets,
                     reports: reports.clone(),
                     leadership: leadership.clone(),
                 };

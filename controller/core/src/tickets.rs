@@ -256,6 +256,11 @@ pub enum TicketWait {
         /// How many.
         limit: usize,
     },
+    /// All volumes together have as many as are kept: nothing is kept of this one.
+    RoomOfAll {
+        /// How many.
+        limit: usize,
+    },
     /// Its holder has to renew it.
     Renewal {
         /// When it was renewed last.

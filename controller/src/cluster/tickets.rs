@@ -27,7 +27,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::agents::Reports;
-use crate::csi::{NoSpec, VolumeSpecs};
+use crate::csi::{NoSpec, TicketVolumes};
 use crate::engine::{Engine, EngineEnded};
 use crate::leadership::Leadership;
 use answer::{Naming, answer};
@@ -58,7 +58,7 @@ pub(crate) struct TicketSync {
     /// The core.
     pub(crate) engine: Engine,
     /// What volumes are.
-    pub(crate) specs: VolumeSpecs,
+    pub(crate) volumes: TicketVolumes,
     /// Where devices are.
     pub(crate) reports: Reports,
     /// Whether this process is the one that may answer.
@@ -157,7 +157,7 @@ impl TicketSync {
             return Subject::None { reason: "Unusable", why };
         };
         let access = if wanted.shared_block { Access::RwxBlock } else { Access::Rwo };
-        match self.specs.of(&volume, access, &wanted.attributes).await {
+        match self.volumes.spec_of_claim(&volume, access, &wanted.attributes).await {
             Ok(spec) => Subject::Volume(Box::new(spec)),
             Err(NoSpec::Unusable(why)) => Subject::None { reason: "NoVolume", why },
             Err(NoSpec::Unknown(why)) => Subject::Unknown { why },

@@ -18,7 +18,6 @@ use tonic::{Code, Request, Response, Status};
 use super::call_context::{CallContext, Serving};
 use super::demands::VolumeDemands;
 use super::status::CallError;
-use super::volume_specs::VolumeSpecs;
 use super::{list, provision, publish, request};
 use crate::engine::{Engine, EngineEnded};
 use crate::metrics;
@@ -41,11 +40,6 @@ impl CsiController {
         stop: CancellationToken,
     ) -> Self {
         Self { context: Arc::new(CallContext::new(engine, rds, serving, attachments)), stop }
-    }
-
-    /// What volumes are, for those who want them attached without a call.
-    pub(crate) fn volume_specs(&self) -> VolumeSpecs {
-        VolumeSpecs::new(Arc::clone(&self.context))
     }
 
     /// Runs a call to its end, whether or not its caller waits.

@@ -8,6 +8,7 @@
 mod call_context;
 mod controller;
 mod demands;
+mod for_tickets;
 mod health;
 mod identity;
 mod in_progress;
@@ -19,13 +20,13 @@ mod publish;
 mod request;
 mod status;
 mod turns;
-mod volume_specs;
 
 pub use call_context::Serving;
 pub use controller::CsiController;
 pub(crate) use demands::VolumeDemands;
+pub(crate) use for_tickets::NoSpec;
+pub use for_tickets::TicketVolumes;
 pub use identity::CsiIdentity;
-pub(crate) use volume_specs::{NoSpec, VolumeSpecs};
 
 pub use cleat_ids::{
     EPOCH_KEY, MIN_FENCE_KEY, MIN_FENCE_PARAMETER as MIN_FENCE, NAMESPACE_KEY, SUBSYSTEM_KEY, VOLUME_KEY,

@@ -831,6 +831,10 @@ fn waits_of_tickets() {
                 "another ticket of the volume to go: it has 32, and may have no more",
             ),
             (
+                TicketWait::RoomOfAll { limit: 4096 },
+                "another ticket to go: the controller keeps 4096 in all, and no more",
+            ),
+            (
                 TicketWait::Renewal { since: DAY },
                 "its holder to renew it, who did so last at 2000-02-29T00:00:00Z",
             ),

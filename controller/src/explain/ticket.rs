@@ -4,6 +4,10 @@ use cleat_core::{InterruptedBy, TicketWait};
 
 use super::{nodes, refusal, when};
 
+/// What a ticket waits for that a former controller has attached the volume for, and nobody has renewed since.
+pub(crate) const TICKET_OF_BEFORE: &str =
+    "its holder to renew it: the volume was attached for it before this controller started";
+
 /// What a ticket waits for.
 pub(crate) fn ticket_wait(wait: &TicketWait) -> String {
     match wait {
@@ -21,6 +25,9 @@ pub(crate) fn ticket_wait(wait: &TicketWait) -> String {
         TicketWait::Room { limit } => {
             format!("another ticket of the volume to go: it has {limit}, and may have no more")
         }
+        TicketWait::RoomOfAll { limit } => {
+            format!("another ticket to go: the controller keeps {limit} in all, and no more")
+        }
         TicketWait::Renewal { since } => {
             format!("its holder to renew it, who did so last at {}", when(*since))
         }
@@ -37,9 +44,11 @@ pub(crate) fn ticket_waits_on(wait: &TicketWait) -> String {
         TicketWait::Elsewhere { nodes } => {
             nodes.first().map(|node| format!("node {node}")).unwrap_or_default()
         }
-        TicketWait::Node(_) | TicketWait::AnyNode | TicketWait::Room { .. } | TicketWait::Renewal { .. } => {
-            String::new()
-        }
+        TicketWait::Node(_)
+        | TicketWait::AnyNode
+        | TicketWait::Room { .. }
+        | TicketWait::RoomOfAll { .. }
+        | TicketWait::Renewal { .. } => String::new(),
     }
 }
 

@@ -1,21 +1,48 @@
-//! Tickets as messages for people: what the core keeps of each, and how it was said to stand last.
+//! Tickets as messages for people: what the core keeps of each, how it was said to stand last, and the device that its node
+//! has reported.
 
 use std::collections::BTreeMap;
 
-use cleat_core::{Core, Ticket, TicketId, TicketStanding, VolumeId};
+use cleat_core::{Core, NodeId, Ticket, TicketId, TicketStanding, VolumeId};
 use cleat_proto::cleat::v1 as proto;
 
+use crate::agents::Reports;
 use crate::engine::Stands;
 use crate::explain;
 
-/// All tickets that the core keeps, of one that nothing could be said of without how it stands.
+/// All tickets that the core keeps, of one that nothing could be said of without how it stands; and those that only an
+/// attachment says that it is there for. Of one volume, or (`None`) of all.
 pub(super) fn tickets(
     core: &Core,
     standings: &BTreeMap<(VolumeId, TicketId), Stands>,
+    of_volume: Option<&VolumeId>,
 ) -> Vec<proto::TicketInfo> {
+    let is_asked = |volume: &VolumeId| of_volume.is_none_or(|only| only == volume);
     let of =
         |volume: &VolumeId, ticket: &Ticket| standings.get(&(volume.clone(), ticket.id.clone())).cloned();
-    core.tickets().map(|(volume, ticket, _)| info(volume, ticket, of(volume, ticket))).collect()
+    let known = core.tickets().filter(|(volume, ..)| is_asked(volume));
+    let known = known.map(|(volume, ticket, _)| info(volume, ticket, of(volume, ticket)));
+    let kept = core.kept_tickets().filter(|(volume, ..)| is_asked(volume));
+    let kept = kept.map(|(volume, node, ticket)| proto::TicketInfo {
+        node_id: node.to_string(),
+        waits_for: explain::TICKET_OF_BEFORE.to_owned(),
+        since_unix_ms: ticket.waits_since.0,
+        ..info(volume, &ticket, None)
+    });
+    known.chain(kept).collect()
+}
+
+/// Adds the device of a ticket that is satisfied, as the agent of its node has reported it.
+pub(super) fn with_device(mut ticket: proto::TicketInfo, reports: &Reports) -> proto::TicketInfo {
+    let named = (NodeId::new(ticket.node_id.as_str()), VolumeId::new(ticket.volume_id.as_str()));
+    if ticket.satisfied
+        && let (Ok(node), Ok(volume)) = named
+        && let Some(device) = reports.about(&node, &volume).map(|state| state.device)
+        && !device.is_empty()
+    {
+        ticket.device = format!("/dev/{device}");
+    }
+    ticket
 }
 
 fn info(volume: &VolumeId, ticket: &Ticket, stands: Option<Stands>) -> proto::TicketInfo {
@@ -100,7 +127,7 @@ mod tests {
     fn shown(standing: Option<TicketStanding>) -> proto::TicketInfo {
         let key = (VolumeId::new("v").unwrap(), TicketId::new("t").unwrap());
         let stands = standing.map(|standing| (key, Stands { standing, since: UnixMillis(9) }));
-        tickets(&core_with_a_ticket(), &stands.into_iter().collect()).remove(0)
+        tickets(&core_with_a_ticket(), &stands.into_iter().collect(), None).remove(0)
     }
 
     #[test]

@@ -99,7 +99,8 @@ async fn what_is_not_known_is_said_so() {
     assert_eq!(operator.get_volume(volume("../x")).await.unwrap_err().code(), Code::InvalidArgument);
     let node = proto::GetNodeRequest { node_id: "node-a".into() };
     assert_eq!(operator.get_node(node).await.unwrap_err().code(), Code::NotFound);
-    let tickets = operator.list_tickets(proto::ListTicketsRequest {}).await.unwrap().into_inner().tickets;
+    let tickets =
+        operator.list_tickets(proto::ListTicketsRequest::default()).await.unwrap().into_inner().tickets;
     assert_eq!(tickets, [], "there are none");
 }
 

@@ -259,7 +259,7 @@ impl World {
 
     /// The newest leader directs an agent.
     pub(crate) fn check_tickets_directive(&mut self, n: N, directive: &Directive) {
-        if let Directive::Detach { volume, epoch } | Directive::Revoke { volume, epoch } = directive {
+        if let Directive::Detach { volume, epoch, .. } | Directive::Revoke { volume, epoch, .. } = directive {
             self.check_tickets_at(volume_of(volume), n, Some(*epoch));
         }
     }

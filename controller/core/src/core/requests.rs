@@ -11,9 +11,9 @@ use super::tickets::BesideTickets;
 use super::{Core, Transition};
 use crate::volume::Pending;
 use crate::{
-    Attachment, DrainCause, Effect, Epoch, FenceStep, Node, NodeId, NodeTrouble, Notice, ObservedPhase,
-    Overtaking, Phase, Refusal, Reply, RequestId, ReservationAbility, Role, SecretState, SessionState,
-    Standing, UnixMillis, Verdict, VolumeDeletion, VolumeId, VolumeRecord, VolumeSpec, Wanted,
+    Attachment, Difference, DrainCause, Effect, Epoch, FenceStep, Node, NodeId, NodeTrouble, Notice,
+    ObservedPhase, Overtaking, Phase, Refusal, Reply, RequestId, ReservationAbility, Role, SecretState,
+    SessionState, Standing, UnixMillis, Verdict, VolumeDeletion, VolumeId, VolumeRecord, VolumeSpec, Wanted,
 };
 
 /// A request that is not answered yet.
@@ -223,8 +223,8 @@ impl Transition<'_> {
                     }
                 }
                 Ruling::Join => {
-                    if let RequestKind::Publish { node, .. } = waiter.kind.clone() {
-                        changed |= self.publish_beside_tickets(volume, &node);
+                    if let RequestKind::Publish { node, spec, .. } = waiter.kind.clone() {
+                        changed |= self.publish_beside_tickets(&node, spec);
                     }
                 }
             }
@@ -403,7 +403,11 @@ impl Transition<'_> {
         (read_only, beside): (bool, BesideTickets),
     ) -> Ruling {
         let refuse = |refusal| Ruling::Reply(Err(refusal));
-        if let Some(difference) = difference(record, a, spec, read_only) {
+        // How many may have it, a ticket may not know; who publishes it does.
+        let is_open = record.attachments.iter().all(|a| !a.wanted.csi)
+            && record.attachments.len() <= spec.access.limit();
+        let differs = difference(record, a, spec, read_only);
+        if let Some(difference) = differs.filter(|d| !is_open || !matches!(d, Difference::Access { .. })) {
             return refuse(Refusal::Incompatible {
                 volume: spec.id.clone(),
                 node: a.node.clone(),

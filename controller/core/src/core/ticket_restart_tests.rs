@@ -54,6 +54,19 @@ fn after_a_start_a_renewal_brings_the_ticket_back() {
 }
 
 #[test]
+fn after_a_start_a_ticket_that_nobody_has_renewed_is_known_by_its_volume() {
+    let mut b = restarted();
+    assert_eq!(b.core.volume_of_ticket(&ticket_id("backup")), Some(v()));
+    let (volume, node, ticket) = b.core.kept_tickets().next().expect("a ticket");
+    assert_eq!((volume, node, ticket.kind), (&v(), &n("a"), Backup));
+    b.renews("backup");
+    assert_eq!(b.core.kept_tickets().count(), 0);
+    assert_eq!(b.core.volume_of_ticket(&ticket_id("backup")), Some(v()));
+    b.ticket_goes("backup");
+    assert_eq!(b.core.volume_of_ticket(&ticket_id("backup")), None);
+}
+
+#[test]
 fn after_a_start_nobody_is_interrupted_on_a_node_that_was_not_heard() {
     let mut b = restarted();
     b.up("bb", "boot", vec![]);

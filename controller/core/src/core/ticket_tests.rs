@@ -366,6 +366,68 @@ fn of_one_volume_no_more_tickets_are_kept_than_may_be() {
 }
 
 #[test]
+fn of_all_volumes_no_more_tickets_are_kept_than_may_be() {
+    let mut b = three();
+    let mut put = |volume: u32, ticket: u32| {
+        let spec =
+            VolumeSpec { id: VolumeId::new(format!("v{volume}")).expect("an id"), ..spec(Access::Rwo) };
+        let now = UnixMillis(b.now);
+        let ticket = Ticket {
+            id: ticket_id(&format!("t{ticket}")),
+            kind: Backup,
+            node: None,
+            holder: "h".into(),
+            generation: 1,
+            since: now,
+            renewed: now,
+            renew_ms: None,
+            waits_since: now,
+        };
+        b.event(Event::TicketWanted { spec, ticket: Box::new(ticket) });
+        b.core.tickets().count()
+    };
+    for volume in 0..128 {
+        for ticket in 0..32 {
+            put(volume, ticket);
+        }
+    }
+    assert_eq!(put(127, 0), 4096, "one that is known already changes nothing");
+    assert_eq!(put(128, 0), 4096);
+    let said = b.effects.iter().any(|effect| {
+        let Effect::Ticket { standing: Some(standing), .. } = effect else { return false };
+        matches!(**standing, TicketStanding::Waits { wait: TicketWait::RoomOfAll { limit: 4096 }, .. })
+    });
+    assert!(said, "{:?}", b.effects);
+}
+
+#[test]
+fn a_publish_says_what_the_volume_is_where_a_ticket_did_not_know() {
+    let mut b = three();
+    b.backup_on("a", Access::Rwo);
+    let demanding =
+        VolumeSpec { min_fence: MinFence::Acl, migration_timeout_ms: 30_000, ..spec(Access::RwxBlock) };
+    let request = RequestId(77);
+    b.event(Event::Publish { request, node: n("a"), spec: demanding.clone(), read_only: false });
+    assert!(matches!(b.reply(request), Some(Ok(Reply::Published(_)))), "{:?}", b.effects);
+    assert_eq!(b.stored[&v()].spec, demanding, "its demands count from now on");
+}
+
+#[test]
+fn a_ticket_changes_nothing_of_what_is_demanded_of_a_volume() {
+    let mut b = three();
+    let demanding = VolumeSpec { min_fence: MinFence::Acl, ..spec(Access::RwxBlock) };
+    let request = RequestId(77);
+    b.event(Event::Publish { request, node: n("a"), spec: demanding.clone(), read_only: false });
+    b.rds(Ok(()));
+    b.agent(ready());
+    b.wants("api", (Api, 1), Some("bb"), Access::Rwo);
+    b.rds(Ok(()));
+    b.agent(ready());
+    assert_eq!(b.stands("api"), satisfied("bb", 1));
+    assert_eq!(b.stored[&v()].spec, demanding);
+}
+
+#[test]
 fn nobody_makes_a_ticket_of_the_orchestrators() {
     let mut b = three();
     b.wants("t", (TicketType::Csi, 1), Some("a"), Access::Rwo);

@@ -266,7 +266,8 @@ proptest! {
                 TicketWait::Queue { .. }
                 | TicketWait::Yielding { .. }
                 | TicketWait::YieldsTo { .. }
-                | TicketWait::Room { .. } => {
+                | TicketWait::Room { .. }
+                | TicketWait::RoomOfAll { .. } => {
                     let why = format!("{id} waits for what has come to rest: {wait:?} in {b:?}");
                     return Err(TestCaseError::fail(why));
                 }
