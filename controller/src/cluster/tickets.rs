@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agents::Reports;
 use crate::csi::{NoSpec, TicketVolumes};
-use crate::engine::{Engine, EngineEnded};
+use crate::engine::{Engine, EngineEnded, TicketName};
 use crate::leadership::Leadership;
 use answer::{Naming, answer};
 use book::{Book, Subject};
@@ -110,6 +110,7 @@ impl TicketSync {
                 continue;
             }
             book.see(&all, now);
+            self.engine.tickets().name(all.iter().map(|seen| (seen.uid.clone(), name(seen))).collect());
             // Renewals first: a volume may take long to be looked up.
             self.look_for_renewals(tickets, &mut book, &all).await;
             for event in book.events(now) {
@@ -223,6 +224,12 @@ async fn write(tickets: &ClusterTickets, seen: &TicketSeen, status: &TicketStatu
             !matches!(error, ApiError::Unanswered(_) | ApiError::Forbidden(_))
         }
     }
+}
+
+/// As people know it.
+fn name(seen: &TicketSeen) -> TicketName {
+    let claim = seen.read.as_ref().ok().and_then(|ticket| ticket.spec.claim.clone()).unwrap_or_default();
+    TicketName { namespace: seen.namespace.clone(), name: seen.name.clone(), claim }
 }
 
 /// Since when the cluster is without the kind.

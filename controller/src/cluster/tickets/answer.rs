@@ -56,8 +56,10 @@ pub(super) fn answer(
         }
         (Subject::NotAsked | Subject::Volume(_), None) => return None,
     };
-    for text in [&mut status.waits_for, &mut status.waits_on].into_iter().flatten() {
-        *text = named(text, seen, names);
+    if let Some((id, name)) = other(&status, seen, names) {
+        for text in [&mut status.waits_for, &mut status.waits_on].into_iter().flatten() {
+            *text = text.replace(id.as_str(), name);
+        }
     }
     Some(status.concluded(reason, lost, &when(now), seen.status.as_ref()))
 }
@@ -131,16 +133,15 @@ fn device(reports: &Reports, node: &NodeId, volume: &VolumeId) -> Option<String>
     }
 }
 
-/// The same text, with the tickets of the namespace as people know them.
-fn named(text: &str, of: &TicketSeen, names: &Naming<'_>) -> String {
-    let mut text = text.to_owned();
-    for (id, other) in names.iter().filter(|(_, other)| other.namespace == of.namespace) {
-        // A UID occurs in nothing else.
-        if id.as_str().len() >= 32 && text.contains(id.as_str()) {
-            text = text.replace(id.as_str(), &other.name);
-        }
-    }
-    text
+/// The ticket of the same namespace for which one waits, and the name by which people know it.
+fn other<'a>(
+    status: &TicketStatus,
+    of: &TicketSeen,
+    names: &'a Naming<'_>,
+) -> Option<(&'a TicketId, &'a str)> {
+    let id = TicketId::new(status.waits_on.as_deref()?.strip_prefix("ticket ")?).ok()?;
+    let (id, other) = names.get_key_value(&id).filter(|(_, other)| other.namespace == of.namespace)?;
+    Some((id, &other.name))
 }
 
 #[cfg(test)]
