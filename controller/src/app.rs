@@ -35,7 +35,7 @@ use crate::agents::{self, AgentSessions, Reports, SessionContext, SessionIds, Se
 use crate::cli::{Cli, Settings};
 use crate::clients::Clients;
 use crate::clock::Clock;
-use crate::cluster;
+use crate::cluster::{self, TicketSync};
 use crate::csi::{CsiController, CsiIdentity, Serving, TicketVolumes};
 use crate::engine::{self, EngineError, Started};
 use crate::events;
@@ -345,7 +345,7 @@ where
         let Stored { store, records, term, cluster: of_cluster } = stored;
         let attachments = of_cluster.as_ref().map(|cluster| Arc::clone(&cluster.attachments));
         let cluster = of_cluster.map(|cluster| cluster.server);
-        let of_kubevirt = cluster.clone();
+        let of_watches = cluster.clone();
         let secrets = agents.secrets.clone();
         let (volumes, sessions, reports) = (records.volumes.len(), Sessions::new(agents), Reports::default());
         let start = engine::Start {
@@ -375,13 +375,13 @@ where
         let sessions = AgentSessionServer::new(AgentSessions::new(context))
             .max_decoding_message_size(agents::MESSAGE_BYTES);
         sessions_of_agents.begin(clients.admit(ClientKind::Node, sessions));
-        let of_tickets = || TicketVolumes::new(engine.clone(), Arc::clone(&rds), serving.clone());
+        let of_tickets = TicketVolumes::new(engine.clone(), Arc::clone(&rds), serving.clone());
         let service = Operators::new(
             engine.clone(),
             reports.clone(),
             certificates,
             secrets.clone(),
-            attachments.is_none().then(of_tickets),
+            attachments.is_none().then(|| of_tickets.clone()),
             stop.clone(),
         );
         operators.begin(clients.admit(ClientKind::Operator, OperatorServer::new(service)));
@@ -406,9 +406,17 @@ where
         if let Some(attachments) = attachments {
             let (of, at) = (Arc::clone(&attachments), engine.clone());
             tokio::spawn(cluster::follow_vanished(of, at, stop.clone()));
-            if let Some(server) = of_kubevirt {
+            if let Some(server) = of_watches {
                 let (of, at) = (Arc::clone(&attachments), engine.clone());
-                tokio::spawn(cluster::follow_migrating(server, of, at, stop.clone()));
+                tokio::spawn(cluster::follow_migrating(server.clone(), of, at, stop.clone()));
+                let tickets = TicketSync {
+                    attachments: Arc::clone(&attachments),
+                    engine: engine.clone(),
+                    volumes: of_tickets,
+                    reports: reports.clone(),
+                    leadership: leadership.clone(),
+                };
+                tokio::spawn(cluster::follow_tickets(server, tickets, stop.clone()));
             }
             tokio::spawn(cluster::keep_annotations(attachments, engine.clone(), stop.clone()));
         }

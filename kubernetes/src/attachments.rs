@@ -153,6 +153,29 @@ impl Attachments {
         Self { server, driver: driver.to_owned(), attachments, volumes }
     }
 
+    /// Whose volumes are ours.
+    pub(crate) fn driver(&self) -> &str {
+        &self.driver
+    }
+
+    /// The names of PersistentVolumes that are that volume, as the watch has it.
+    pub(crate) fn named(&self, handle: &str) -> Vec<String> {
+        let of = |all: &BTreeMap<String, Arc<PersistentVolumeSeen>>| {
+            all.values().filter(|pv| pv.handle == handle).map(|pv| pv.name.clone()).collect()
+        };
+        self.volumes.look(of).unwrap_or_default()
+    }
+
+    /// A PersistentVolume of our driver, as it is now.
+    pub(crate) async fn volume_now(&self, name: &str) -> Result<Option<PersistentVolumeSeen>, ApiError> {
+        let api: Api<PersistentVolume> = Api::all(self.server.client.clone());
+        match self.server.ask(api.get(name)).await {
+            Ok(object) => Ok(volume(object, &self.driver)),
+            Err(ApiError::NotFound) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Who is asked.
     pub(crate) fn server(&self) -> &ApiServer {
         &self.server
@@ -255,14 +278,7 @@ impl Attachments {
             return Ok(asked);
         };
         if let Some(name) = &seen.pv {
-            let api: Api<PersistentVolume> = Api::all(self.server.client.clone());
-            match self.server.ask(api.get(name)).await {
-                Ok(object) => {
-                    asked.volumes.extend(volume(object, &self.driver).map(|pv| (pv.name.clone(), pv)));
-                }
-                Err(ApiError::NotFound) => {}
-                Err(error) => return Err(error),
-            }
+            asked.volumes.extend(self.volume_now(name).await?.map(|pv| (pv.name.clone(), pv)));
         }
         asked.attachments.push(seen);
         Ok(asked)

@@ -1,6 +1,7 @@
-//! The custom resources, as the cluster has to know them: `cleat.io/v1alpha1`, cluster-scoped.
+//! The custom resources, as the cluster has to know them: `cleat.io/v1alpha1`. Records are cluster-scoped; tickets, which are
+//! defined in `tickets/definition.rs`, are of a namespace.
 //!
-//! The whole truth is in `spec`, which only the controller writes, in one write with the finalizer: a create leaves a status
+//! Of a record, the whole truth is in `spec`, which only the controller writes, in one write with the finalizer: a create leaves a status
 //! out, and a write of the status leaves metadata out. `status` is for people, and nothing is decided by it.
 
 use cleat_core::{NodeRecord, VolumeRecord};
@@ -18,9 +19,9 @@ pub const GROUP: &str = "cleat.io";
 /// The version of that group.
 pub const VERSION: &str = "v1alpha1";
 /// Which form of the definitions this program knows: one more whenever a field is added or changed.
-const REVISION: u64 = 5;
+pub(crate) const REVISION: u64 = 5;
 /// Where a definition says which form it is.
-const REVISION_AT: &str = "cleat.io/revision";
+pub(crate) const REVISION_AT: &str = "cleat.io/revision";
 /// Who writes, by the name that the API server keeps.
 pub(crate) const FIELD_MANAGER: &str = "cleat-controller";
 
@@ -48,7 +49,7 @@ struct CleatNodeSpec {
     record: NodeRecord,
 }
 
-/// Both definitions.
+/// All definitions: of the records, and of tickets.
 #[must_use]
 pub fn all() -> Vec<CustomResourceDefinition> {
     let volumes = json!([
@@ -67,7 +68,9 @@ pub fn all() -> Vec<CustomResourceDefinition> {
         definition("CleatVolume", "cleatvolumes", &structural::<CleatVolumeSpec>(), &volumes),
         definition("CleatNode", "cleatnodes", &structural::<CleatNodeSpec>(), &nodes),
     ];
-    definitions.into_iter().filter_map(|definition| serde_json::from_value(definition).ok()).collect()
+    let records = definitions.into_iter().filter_map(|definition| serde_json::from_value(definition).ok());
+    // Last: who may not define tickets defines the records all the same.
+    records.chain(crate::tickets::definition()).collect()
 }
 
 fn definition(kind: &str, plural: &str, spec: &Value, columns: &Value) -> Value {
@@ -139,9 +142,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_records_have_a_definition_whose_schema_has_no_choice_left() {
+    fn each_kind_has_a_definition_whose_schema_has_no_choice_left() {
         let definitions = all();
-        assert_eq!(definitions.len(), 2);
+        assert_eq!(definitions.len(), 3);
+        assert!(definitions.iter().all(|definition| definition.annotations().contains_key(REVISION_AT)));
         let text = serde_json::to_string(&definitions).unwrap_or_default();
         for left in ["oneOf", "anyOf", "$ref", "\"const\""] {
             assert!(!text.contains(left), "{left} in {text}");

@@ -9,24 +9,37 @@
 //!   for an admission policy to say, since rights do not know fields;
 //! - what is kept of an object has a greatest length, whoever has written it.
 
+//!
+//! | module | owns |
+//! | --- | --- |
+//! | `definition` | the kind, as the cluster has to know it |
+//! | `status` | what a ticket is answered |
+//! | `in_cluster` | all tickets of the cluster: watched, looked up, answered |
+
 use std::collections::BTreeMap;
 
 use cleat_core::{IdError, NodeId, Ticket, TicketId, TicketType, UnixMillis};
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::ResourceExt as _;
 use kube::api::DynamicObject;
-use kube::core::{ApiResource, GroupVersionKind};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 
-use crate::definitions::{GROUP, VERSION};
-use crate::schema::structural;
+pub use definition::{definition, resource};
+pub use in_cluster::{ClusterTickets, NoVolume, TicketSeen, VolumeWanted};
+pub use status::{LOST, SATISFIED, TicketCondition, TicketStatus};
+
+use definition::ONE_SUBJECT;
+
+mod definition;
+mod in_cluster;
+mod status;
 
 /// The annotation whose every change renews a ticket. Its value means nothing; a time is usual.
 pub const RENEWED: &str = "cleat.io/renewed";
 /// So much of its value counts.
 const RENEWED_LONGEST: usize = 64;
+/// So much of what is wrong with a ticket is said: it may quote what somebody has written.
+const WHY_LONGEST: usize = 300;
 /// The longest holder, claim and node.
 const NAME_LONGEST: usize = 253;
 /// A ticket that does not say how often it is renewed is to be within this time.
@@ -62,68 +75,6 @@ pub struct TicketSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "u32", range(min = 10, max = 3600))]
     pub renew_seconds: Option<u32>,
-}
-
-/// How a ticket stands. The controller writes it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct TicketStatus {
-    /// The generation of the ticket that this is about.
-    pub observed_generation: u64,
-    /// The device is there for it; for `satisfiedGeneration`, and for no later one.
-    pub satisfied: bool,
-    /// The generation that it is satisfied for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "u64")]
-    pub satisfied_generation: Option<u64>,
-    /// The node where the device is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "String")]
-    pub node: Option<String>,
-    /// The device's path on that node.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "String")]
-    pub device: Option<String>,
-    /// Why it waits.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "String")]
-    pub waits_for: Option<String>,
-    /// For whom it waits: a ticket or a node.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "String")]
-    pub waits_on: Option<String>,
-    /// Since when it stands like this.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "String", extend("format" = "date-time"))]
-    pub since: Option<String>,
-    /// Its holder is to let go of the device, and is cut off after this time.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "String", extend("format" = "date-time"))]
-    pub interrupted_until: Option<String>,
-}
-
-impl TicketStatus {
-    /// Whether a ticket of that generation is satisfied. What was said of an earlier one is not said of it.
-    #[must_use]
-    pub fn is_satisfied(&self, generation: u64) -> bool {
-        self.satisfied && self.satisfied_generation == Some(generation)
-    }
-
-    /// As a merge patch of the status: what is not said any more goes.
-    #[must_use]
-    pub fn patch(&self) -> Value {
-        json!({"status": {
-            "observedGeneration": self.observed_generation,
-            "satisfied": self.satisfied,
-            "satisfiedGeneration": self.satisfied_generation,
-            "node": self.node,
-            "device": self.device,
-            "waitsFor": self.waits_for,
-            "waitsOn": self.waits_on,
-            "since": self.since,
-            "interruptedUntil": self.interrupted_until,
-        }})
-    }
 }
 
 /// A ticket as it is in the cluster.
@@ -177,7 +128,10 @@ impl TicketObject {
     /// What is wrong with it.
     pub fn read(object: &DynamicObject) -> Result<Self, UnusableTicket> {
         let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
-        let unusable = |why: String| UnusableTicket { namespace: namespace.clone(), name: name.clone(), why };
+        let unusable = |why: String| {
+            let why = why.chars().take(WHY_LONGEST).collect();
+            UnusableTicket { namespace: namespace.clone(), name: name.clone(), why }
+        };
         let part = |part: &str| object.data.get(part).cloned().unwrap_or_default();
         let spec: TicketSpec =
             serde_json::from_value(part("spec")).map_err(|error| unusable(error.to_string()))?;
@@ -260,73 +214,15 @@ impl Renewals {
         seen.1
     }
 
+    /// Counts it as renewed: whether it was could not be seen.
+    pub fn excuse(&mut self, ticket: &TicketObject, now: UnixMillis) {
+        self.seen.insert(ticket.uid.clone(), (ticket.renewed.clone(), now));
+    }
+
     /// Keeps these, and forgets all others.
     pub fn keep(&mut self, is_there: impl Fn(&TicketId) -> bool) {
         self.seen.retain(|id, _| is_there(id));
     }
-}
-
-const ONE_SUBJECT: &str = "it has to name either a claim of its namespace or a volume";
-const SAME_WISH: &str = "a ticket stays for one volume and one type; make another one";
-
-/// By what the API server knows tickets.
-#[must_use]
-pub fn resource() -> ApiResource {
-    ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(GROUP, VERSION, "Ticket"), "tickets")
-}
-
-/// The definition of tickets.
-#[must_use]
-pub fn definition() -> Option<CustomResourceDefinition> {
-    let mut spec = structural::<TicketSpec>();
-    if let Some(types) = spec.pointer_mut("/properties/type/enum").and_then(Value::as_array_mut) {
-        types.retain(|name| name != TicketType::Csi.name());
-    }
-    let same = |field: &str| {
-        format!(
-            "has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})"
-        )
-    };
-    let same = format!("self.type == oldSelf.type && {} && {}", same("claim"), same("volume"));
-    spec["x-kubernetes-validations"] = json!([
-        {"rule": "has(self.claim) != has(self.volume)", "message": ONE_SUBJECT},
-        {"rule": same, "message": SAME_WISH},
-    ]);
-    let column = |name: &str, of: &str, path: &str, priority: u32| json!({"name": name, "type": of, "jsonPath": path, "priority": priority});
-    let definition = json!({
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "kind": "CustomResourceDefinition",
-        "metadata": {"name": format!("tickets.{GROUP}")},
-        "spec": {
-            "group": GROUP,
-            "scope": "Namespaced",
-            "names": {"kind": "Ticket", "listKind": "TicketList", "plural": "tickets", "singular": "ticket"},
-            "versions": [{
-                "name": VERSION,
-                "served": true,
-                "storage": true,
-                "subresources": {"status": {}},
-                "additionalPrinterColumns": [
-                    column("Type", "string", ".spec.type", 0),
-                    column("Claim", "string", ".spec.claim", 0),
-                    column("Volume", "string", ".spec.volume", 1),
-                    column("Holder", "string", ".spec.holder", 1),
-                    column("Satisfied", "boolean", ".status.satisfied", 0),
-                    column("Node", "string", ".status.node", 0),
-                    column("Device", "string", ".status.device", 1),
-                    column("Waits for", "string", ".status.waitsFor", 0),
-                    column("Age", "date", ".metadata.creationTimestamp", 0),
-                ],
-                "schema": {"openAPIV3Schema": {
-                    "type": "object",
-                    "description": "Why a volume should be attached somewhere.",
-                    "required": ["spec"],
-                    "properties": {"spec": spec, "status": structural::<TicketStatus>()},
-                }},
-            }],
-        },
-    });
-    serde_json::from_value(definition).ok()
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 //! | `require_migration` | whether a second node may have a volume whose owner demands a live migration for that |
 //! | `migrating` | which VM migrates with a volume, as KubeVirt has it |
 //! | `vanished` | a VolumeAttachment that went without an Unpublish |
+//! | `tickets` | why else volumes should be attached somewhere, and how that stands |
 //! | `annotations` | who has a volume, on its PersistentVolume, for people |
 
 mod annotations;
@@ -14,6 +15,7 @@ mod desired;
 mod live;
 mod migrating;
 mod require_migration;
+mod tickets;
 mod vanished;
 
 pub(crate) use annotations::keep as keep_annotations;
@@ -23,4 +25,5 @@ pub(crate) use migrating::follow as follow_migrating;
 #[cfg(test)]
 pub(crate) use require_migration::NoMove;
 pub(crate) use require_migration::{Holding, may_be_second};
+pub(crate) use tickets::{TicketSync, follow as follow_tickets};
 pub(crate) use vanished::follow as follow_vanished;

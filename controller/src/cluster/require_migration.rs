@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use cleat_core::{Core, NodeId, Phase, Trouble, UnixMillis, VolumeId, VolumeRecord};
+use cleat_core::{Attachment, Core, NodeId, Phase, Trouble, UnixMillis, VolumeId, VolumeRecord};
 use cleat_kubernetes::attachments::Attachments;
 use cleat_kubernetes::kubevirt::live::mover_now;
 use cleat_kubernetes::kubevirt::mover::{MoveSeen, MoveStage, MoverSeen};
@@ -18,7 +18,7 @@ use super::NotAsClustered;
 pub(crate) struct Holding {
     /// Whether the node itself has it.
     itself: Itself,
-    /// The other nodes, but for those that are being detached.
+    /// The other nodes, but for those that are being detached, and those that have it for tickets alone.
     others: BTreeSet<NodeId>,
 }
 
@@ -45,7 +45,9 @@ impl Holding {
         waiting: BTreeSet<NodeId>,
         node: &NodeId,
     ) -> Self {
-        let own = record.and_then(|record| record.attachment(node));
+        // What is there for tickets alone gives way, or keeps whoever comes waiting: nobody is let in beside it.
+        let of_csi = |one: &&Attachment| one.wanted.csi;
+        let own = record.and_then(|record| record.attachment(node)).filter(of_csi);
         let itself = match own.map(|own| (&own.phase, own.trouble())) {
             None if unheard.contains(node) => Itself::IfAnswered,
             None | Some((Phase::Draining { .. }, _)) => Itself::No,
@@ -53,7 +55,7 @@ impl Holding {
             Some(_) => Itself::Yes,
         };
         let all = record.into_iter().flat_map(|record| &record.attachments);
-        let staying = all.filter(|one| !matches!(one.phase, Phase::Draining { .. }));
+        let staying = all.filter(of_csi).filter(|one| !matches!(one.phase, Phase::Draining { .. }));
         let staying = staying.map(|one| one.node.clone());
         let others = staying.chain(unheard).chain(waiting).filter(|other| other != node).collect();
         Self { itself, others }

@@ -64,6 +64,21 @@ fn who_is_being_detached_holds_nothing_and_everybody_else_does() {
 }
 
 #[test]
+fn who_has_the_volume_for_tickets_alone_holds_it_for_nobody() {
+    let mut of_tickets = attachment("a", &phase("ready"));
+    let ticket =
+        json!({"id": "t", "kind": "backup", "generation": 1, "holder": "h", "since": 1, "renewMs": 60_000});
+    of_tickets["wanted"] = json!({"csi": false, "unpublishing": false, "tickets": [ticket]});
+    let of = |waiting: &[&str], node: &str| {
+        let record = record(std::slice::from_ref(&of_tickets));
+        Holding::from_parts(Some(&record), BTreeSet::new(), nodes(waiting), &n(node))
+    };
+    assert_eq!(of(&[], "b"), holding(Itself::No, &[]), "a backup gives way to a workload elsewhere");
+    // Who asks there comes after whoever waits for the backup to go.
+    assert_eq!(of(&["b"], "a"), holding(Itself::No, &["b"]));
+}
+
+#[test]
 fn who_waits_for_the_volume_holds_it_for_whoever_comes_later() {
     let (none, waiting) = (BTreeSet::new(), nodes(&["b", "c"]));
     let held = Holding::from_parts(None, none, waiting, &n("c"));

@@ -16,6 +16,15 @@ use super::publish::{spec_of, usable_volume};
 use super::status::CallError;
 use crate::engine::Engine;
 
+/// Why a ticket's volume cannot be granted, as text for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum NoSpec {
+    /// There is no such volume, or it is not to be used as it is.
+    Unusable(String),
+    /// It could not be seen.
+    Unknown(String),
+}
+
 /// Volumes, as tickets want them. Cheap to clone.
 #[derive(Clone)]
 pub struct TicketVolumes(Arc<CallContext>);
@@ -33,10 +42,28 @@ impl TicketVolumes {
     /// If there is no such volume, it cannot be used, or nobody knows.
     #[allow(clippy::result_large_err)] // tonic's own
     pub(crate) async fn spec(&self, volume: &VolumeId, access: Option<Access>) -> Result<VolumeSpec, Status> {
-        Ok(self.found(volume, access).await?)
+        Ok(self.found(volume, access, None).await?)
     }
 
-    async fn found(&self, volume: &VolumeId, access: Option<Access>) -> Result<VolumeSpec, CallError> {
+    /// The same, of a volume whose PersistentVolume says how many nodes may have it, and what its owner demands.
+    pub(crate) async fn spec_of_claim(
+        &self,
+        volume: &VolumeId,
+        access: Access,
+        attributes: &BTreeMap<String, String>,
+    ) -> Result<VolumeSpec, NoSpec> {
+        self.found(volume, Some(access), Some(attributes)).await.map_err(|error| match error {
+            CallError::NoSuchVolume(_) | CallError::Unusable { .. } => NoSpec::Unusable(error.to_string()),
+            other => NoSpec::Unknown(other.to_string()),
+        })
+    }
+
+    async fn found(
+        &self,
+        volume: &VolumeId,
+        access: Option<Access>,
+        attributes: Option<&BTreeMap<String, String>>,
+    ) -> Result<VolumeSpec, CallError> {
         let known = self.0.engine.record(volume.clone(), |record| {
             let record = record.filter(|record| !record.deleted)?;
             Some((record.spec.clone(), !record.attachments.is_empty()))
@@ -48,8 +75,8 @@ impl TicketVolumes {
             None => None,
         };
         let found = usable_volume(&self.0, volume).await?;
-        let demands: BTreeMap<String, String> = volume_context(&found.parameters).into_iter().collect();
+        let marked: BTreeMap<String, String> = volume_context(&found.parameters).into_iter().collect();
         let access = access.or(before).unwrap_or(Access::Rwo);
-        Ok(spec_of(&self.0, &found, access, VolumeDemands::presumed(Some(&demands))))
+        Ok(spec_of(&self.0, &found, access, VolumeDemands::presumed(Some(attributes.unwrap_or(&marked)))))
     }
 }

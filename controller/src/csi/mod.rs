@@ -24,6 +24,7 @@ mod turns;
 pub use call_context::Serving;
 pub use controller::CsiController;
 pub(crate) use demands::VolumeDemands;
+pub(crate) use for_tickets::NoSpec;
 pub use for_tickets::TicketVolumes;
 pub use identity::CsiIdentity;
 

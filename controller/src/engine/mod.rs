@@ -63,7 +63,7 @@ pub(crate) use rds_queue::rds_failure;
 pub(crate) use records::NodeMark;
 pub use records::{RecordError, Records, read as read_records, read_what_can_be};
 pub use request_error::{EngineEnded, RequestError};
-pub(crate) use ticket_board::Stands;
+pub(crate) use ticket_board::{Stands, TicketName};
 
 /// Events that may wait for the core. Who sends more waits: a session, an RPC.
 const INBOX: usize = 1024;

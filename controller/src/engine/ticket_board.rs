@@ -1,7 +1,8 @@
 //! How each ticket stands, as the core has said it last: what holders and people are shown.
 //!
 //! In come standings, in the order in which what they rest on has become durable; out go they again, each with its time. What
-//! holds: nothing is shown of a ticket that the core does not know, nor anything that could not be carried out.
+//! holds: nothing is shown of a ticket that the core does not know, nor anything that could not be carried out. Beside them are
+//! the names of those that are objects, which the core does not know.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,11 +18,25 @@ pub(crate) struct Stands {
     pub(crate) since: UnixMillis,
 }
 
+/// A ticket that is an object, as people know it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TicketName {
+    /// Its namespace.
+    pub(crate) namespace: String,
+    /// Its name there.
+    pub(crate) name: String,
+    /// The claim that it names; empty where it names a volume.
+    pub(crate) claim: String,
+}
+
 type ByTicket = BTreeMap<(VolumeId, TicketId), Stands>;
 
 /// The standings of all tickets. Cheap to clone: all clones are one board.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct TicketBoard(Arc<Mutex<ByTicket>>);
+pub(crate) struct TicketBoard {
+    standings: Arc<Mutex<ByTicket>>,
+    names: Arc<Mutex<Arc<BTreeMap<TicketId, TicketName>>>>,
+}
 
 impl TicketBoard {
     /// A ticket stands otherwise; `None`: it is not known any more, or how it stands could not be said.
@@ -33,7 +48,7 @@ impl TicketBoard {
         standing: Option<TicketStanding>,
     ) {
         tracing::debug!(%volume, %ticket, ?standing, "a ticket stands otherwise");
-        let mut by_ticket = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut by_ticket = self.standings.lock().unwrap_or_else(PoisonError::into_inner);
         match standing {
             Some(standing) => drop(by_ticket.insert((volume, ticket), Stands { standing, since: now })),
             None => drop(by_ticket.remove(&(volume, ticket))),
@@ -42,7 +57,17 @@ impl TicketBoard {
 
     /// All of them, by volume.
     pub(crate) fn all(&self) -> BTreeMap<(VolumeId, TicketId), Stands> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.standings.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// These tickets are objects, and no others.
+    pub(crate) fn name(&self, names: BTreeMap<TicketId, TicketName>) {
+        *self.names.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(names);
+    }
+
+    /// The tickets that are objects.
+    pub(crate) fn names(&self) -> Arc<BTreeMap<TicketId, TicketName>> {
+        Arc::clone(&self.names.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

@@ -53,7 +53,9 @@ impl Operators {
         let standings = self.engine.tickets().all();
         let look = move |core: &Core, _: UnixMillis| tickets::tickets(core, &standings, of.as_ref());
         let tickets = self.engine.view(look).await.map_err(Status::from)?;
-        Ok(tickets.into_iter().map(|ticket| tickets::with_device(ticket, &self.reports)).collect())
+        let names = self.engine.tickets().names();
+        let shown = |ticket| tickets::with_name(tickets::with_device(ticket, &self.reports), &names);
+        Ok(tickets.into_iter().map(shown).collect())
     }
 
     /// One ticket, of which the volume is known.

@@ -7,7 +7,7 @@ use cleat_core::{Core, NodeId, Ticket, TicketId, TicketStanding, VolumeId};
 use cleat_proto::cleat::v1 as proto;
 
 use crate::agents::Reports;
-use crate::engine::Stands;
+use crate::engine::{Stands, TicketName};
 use crate::explain;
 
 /// All tickets that the core keeps, of one that nothing could be said of without how it stands; and those that only an
@@ -41,6 +41,25 @@ pub(super) fn with_device(mut ticket: proto::TicketInfo, reports: &Reports) -> p
         && !device.is_empty()
     {
         ticket.device = format!("/dev/{device}");
+    }
+    ticket
+}
+
+/// Names a ticket that is an object, and the one for which it waits, as people know them.
+pub(super) fn with_name(
+    mut ticket: proto::TicketInfo,
+    names: &BTreeMap<TicketId, TicketName>,
+) -> proto::TicketInfo {
+    let named = |id: &str| TicketId::new(id).ok().and_then(|id| names.get(&id));
+    if let Some(id) = ticket.waits_on.strip_prefix("ticket ").map(str::to_owned)
+        && let Some(TicketName { namespace, name, .. }) = named(&id)
+    {
+        let name = format!("{namespace}/{name}");
+        ticket.waits_for = ticket.waits_for.replace(&id, &name);
+        ticket.waits_on = ticket.waits_on.replace(&id, &name);
+    }
+    if let Some(TicketName { namespace, name, claim }) = named(&ticket.id).cloned() {
+        (ticket.namespace, ticket.name, ticket.claim) = (namespace, name, claim);
     }
     ticket
 }
@@ -128,6 +147,21 @@ mod tests {
         let key = (VolumeId::new("v").unwrap(), TicketId::new("t").unwrap());
         let stands = standing.map(|standing| (key, Stands { standing, since: UnixMillis(9) }));
         tickets(&core_with_a_ticket(), &stands.into_iter().collect(), None).remove(0)
+    }
+
+    #[test]
+    fn tickets_that_are_objects_are_shown_by_their_names() {
+        let name =
+            |name: &str| TicketName { namespace: "shop".into(), name: name.into(), claim: "database".into() };
+        let id = |id: &str| TicketId::new(id).unwrap();
+        let names = BTreeMap::from([(id("t"), name("nightly")), (id("other"), name("weekly"))]);
+        let wait = TicketWait::Queue { behind: id("other") };
+        let waits = || shown(Some(TicketStanding::Waits { wait: wait.clone(), since: UnixMillis(8) }));
+        let named = with_name(waits(), &names);
+        assert_eq!((&*named.namespace, &*named.name, &*named.claim), ("shop", "nightly", "database"));
+        assert_eq!(named.waits_on, "ticket shop/weekly");
+        assert_eq!(named.waits_for, "ticket shop/weekly, which comes first");
+        assert_eq!(with_name(waits(), &BTreeMap::new()), waits(), "outside of a cluster");
     }
 
     #[test]

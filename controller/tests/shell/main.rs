@@ -11,6 +11,7 @@ mod cluster_maintenance;
 mod cluster_migrations;
 mod cluster_nodes;
 mod cluster_scale;
+mod cluster_tickets;
 mod cluster_trust;
 mod counts;
 mod crowd;

@@ -20,6 +20,7 @@ use cleat_kubernetes::records::{Before, ClusterRecords, Kind, RecordWrite, Writt
 use cleat_kubernetes::references::References;
 use cleat_kubernetes::reviews::{ClusterUser, Reviewed, Reviews, Right};
 use cleat_kubernetes::serving_ca::{CaTimes, ServingCa};
+use cleat_kubernetes::tickets::{ClusterTickets, TicketStatus};
 use cleat_kubernetes::watch::Presence;
 use cleat_kubernetes::{client_ca, definitions, nodes};
 use serde_json::json;
@@ -73,13 +74,14 @@ async fn the_controller_does_its_work_under_the_rights_that_are_deployed() {
     let server = connect(&cluster.deployed(), Duration::from_secs(20)).await;
     assert_eq!(in_use(&server, DRIVER).await, Ok(Vec::new()), "no controller has led yet");
     definitions::install(&server).await.unwrap();
-    let definitions = ["crd/cleatvolumes.cleat.io", "crd/cleatnodes.cleat.io"];
+    let definitions = ["crd/cleatvolumes.cleat.io", "crd/cleatnodes.cleat.io", "crd/tickets.cleat.io"];
     cluster.kubectl(&[&["wait", "--for=condition=Established"][..], &definitions].concat());
     definitions::install(&server).await.unwrap();
     // What is watched from here on is looked at in the end: where a watch is refused, the log says so, and all that it would
     // have brought is listed a moment later.
     let attachments = Attachments::watch(server.clone(), DRIVER);
     let kubevirt = sees_who_migrates(&cluster, &server, &attachments).await;
+    let tickets = ClusterTickets::watch(server.clone());
 
     let claim = leads(&server).await;
     keeps_records(&cluster, &server, claim.term()).await;
@@ -90,7 +92,8 @@ async fn the_controller_does_its_work_under_the_rights_that_are_deployed() {
     sees_who_migrates_now(&cluster, &attachments).await;
     knows_who_asks(&cluster, &server).await;
     tells_people(&cluster, &server).await;
-    drop(kubevirt);
+    answers_tickets(&cluster, &tickets, &attachments).await;
+    drop((kubevirt, tickets));
     // A kind that has just been defined is not served yet for a moment, and the log says that, too.
     let refused = |line: &str| line.contains("cannot watch") && line.contains("forbidden");
     assert!(!log.text().lines().any(refused), "{}", log.text());
@@ -171,6 +174,21 @@ async fn sees_who_migrates_now(cluster: &Cluster, attachments: &Attachments) {
     cluster.wants("pvc-3", "node-b", true);
     let nobody = MoverNow { answered: false, mover: Some(MoverSeen::Nobody) };
     assert_eq!(mover_now(attachments, "pvc-3", "node-b").await, Ok(nobody));
+}
+
+async fn answers_tickets(cluster: &Cluster, tickets: &ClusterTickets, attachments: &Attachments) {
+    cluster.identities().apply(&json!([{
+        "apiVersion": "cleat.io/v1alpha1", "kind": "Ticket",
+        "metadata": {"namespace": "default", "name": "nightly"},
+        "spec": {"type": "backup", "claim": "none", "holder": "h"},
+    }]));
+    until("the watch brings it", async || tickets.all().is_some_and(|all| all.len() == 1)).await;
+    let seen = tickets.all().unwrap().remove(0);
+    let volume = tickets.volume_of(seen.read.as_ref().unwrap(), attachments).await.unwrap();
+    assert_eq!(volume.map_err(|none| none.reason()), Err("ClaimNotFound"));
+    assert!(tickets.now(&seen).await.unwrap().is_some());
+    let status = TicketStatus { observed_generation: 1, ..TicketStatus::default() };
+    tickets.answer(&seen, &status).await.unwrap();
 }
 
 async fn knows_who_asks(cluster: &Cluster, server: &ApiServer) {

@@ -242,7 +242,11 @@ impl Cluster {
         self.kubectl(&["delete", "volumeattachment", &usual_name(volume, DRIVER, node)]);
     }
 
-    fn try_kubectl(&self, arguments: &[&str]) -> Result<String, String> {
+    /// The same, where it may be refused.
+    ///
+    /// # Errors
+    /// What kubectl says then.
+    pub fn try_kubectl(&self, arguments: &[&str]) -> Result<String, String> {
         kubectl(&self.kubectl, &self.kubeconfig(), arguments)
     }
 }
