@@ -86,6 +86,7 @@ pub(super) fn directive(
             volume_id: volume.to_string(),
             epoch: Some(numbers(*epoch)),
             deadline_ms: millis(settings.detach_deadline),
+            cut_tickets: false,
         }),
         Directive::Revoke { volume, epoch } => proto::to_agent::Kind::Revoke(proto::Revoke {
             operation_id,
