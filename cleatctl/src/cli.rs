@@ -16,6 +16,7 @@ use crate::migration::Migration;
 use crate::output::{Format, Output};
 use crate::rds::{self, RdsCommand};
 use crate::shell::{self, Shell};
+use crate::ticket_commands::TicketCommand;
 use crate::{Console, explain, json, screens, watch};
 
 const SUCCESS: u8 = 0;
@@ -79,6 +80,9 @@ enum Command {
     Doctor,
     /// Fence a node from a volume, whatever it is doing there, and wait for the proof
     Fence(Fence),
+    /// Commands about tickets: why volumes should be attached somewhere, and for whom each waits
+    #[command(subcommand)]
+    Ticket(TicketCommand),
     /// Commands about one node
     #[command(subcommand)]
     Node(NodeCommand),
@@ -170,6 +174,7 @@ async fn ask(cli: Cli, console: &mut Console<'_>) -> Result<(), AskError> {
     };
     let output = match &command {
         Command::Migration(migration) if migration.json => Format::Json,
+        Command::Ticket(command) if command.wants_json() => Format::Json,
         _ => output,
     };
     let mut out = Output::new(output, color, console);
@@ -187,6 +192,7 @@ async fn ask(cli: Cli, console: &mut Console<'_>) -> Result<(), AskError> {
             out.show(|| json::migrations(&migrations), |width| screens::migrations(&migrations, width))
         }
         Command::Migration(migration) => migration.run(&mut controller, &mut out).await,
+        Command::Ticket(command) => command.run(&mut controller, &mut out).await,
         Command::Explain { volume } => {
             let volume = controller.volume(volume).await?;
             out.show(|| json::volume(&volume), |width| explain::volume(&volume, width))

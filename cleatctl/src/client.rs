@@ -86,6 +86,8 @@ pub(crate) enum AskError {
         #[source]
         source: std::io::Error,
     },
+    #[error("cannot find ticket {0}: the controller knows none of that name; see cleatctl ticket ls")]
+    NoTicket(String),
     #[error(transparent)]
     Migration(#[from] NoMigration),
 }
@@ -248,6 +250,40 @@ impl Controller {
         let request = self.request(proto::ListMigrationsRequest {});
         let answer = self.client.list_migrations(request).await;
         Ok(answer.map_err(|status| self.refused(status))?.into_inner().migrations)
+    }
+
+    /// The tickets of one volume; of all, where its id is empty.
+    pub(crate) async fn tickets(&mut self, volume_id: String) -> Result<Vec<proto::TicketInfo>, AskError> {
+        let request = self.request(proto::ListTicketsRequest { volume_id });
+        let answer = self.client.list_tickets(request).await;
+        Ok(answer.map_err(|status| self.refused(status))?.into_inner().tickets)
+    }
+
+    pub(crate) async fn ticket(&mut self, id: String) -> Result<proto::TicketInfo, AskError> {
+        let request = self.request(proto::GetTicketRequest { id });
+        let answer = self.client.get_ticket(request).await;
+        Ok(answer.map_err(|status| self.refused(status))?.into_inner())
+    }
+
+    pub(crate) async fn put_ticket(
+        &mut self,
+        wish: proto::PutTicketRequest,
+    ) -> Result<proto::TicketInfo, AskError> {
+        let request = self.request(wish);
+        let answer = self.client.put_ticket(request).await;
+        Ok(answer.map_err(|status| self.refused(status))?.into_inner())
+    }
+
+    pub(crate) async fn renew_ticket(&mut self, id: String) -> Result<proto::TicketInfo, AskError> {
+        let request = self.request(proto::RenewTicketRequest { id });
+        let answer = self.client.renew_ticket(request).await;
+        Ok(answer.map_err(|status| self.refused(status))?.into_inner())
+    }
+
+    pub(crate) async fn delete_ticket(&mut self, id: String) -> Result<(), AskError> {
+        let request = self.request(proto::DeleteTicketRequest { id });
+        let answer = self.client.delete_ticket(request).await;
+        answer.map(drop).map_err(|status| self.refused(status))
     }
 
     /// Without a deadline: it goes on until one side ends it.

@@ -75,7 +75,8 @@ fn with_ids(words: &[OsString]) -> Command {
         let words = words.to_vec();
         ArgValueCandidates::new(move || ask(&words, kind).into_iter().map(CompletionCandidate::new).collect())
     };
-    let [of_explain, of_fence] = [(); 2].map(|()| ids(Kind::Volume));
+    let [of_explain, of_fence, of_tickets, of_new_ticket] = [(); 4].map(|()| ids(Kind::Volume));
+    let [to_show, to_renew, to_end] = [(); 3].map(|()| ids(Kind::Ticket));
     let of_migration = ids(Kind::Migration);
     let [to_fence, to_declare] = [(); 2].map(|()| ids(Kind::Node));
     cli::command()
@@ -83,6 +84,14 @@ fn with_ids(words: &[OsString]) -> Command {
         .mut_subcommand("explain", |explain| explain.mut_arg("volume", |volume| volume.add(of_explain)))
         .mut_subcommand("fence", |fence| {
             fence.mut_arg("volume", |volume| volume.add(of_fence)).mut_arg("node", |node| node.add(to_fence))
+        })
+        .mut_subcommand("ticket", |ticket| {
+            ticket
+                .mut_subcommand("ls", |ls| ls.mut_arg("volume", |volume| volume.add(of_tickets)))
+                .mut_subcommand("create", |new| new.mut_arg("volume", |volume| volume.add(of_new_ticket)))
+                .mut_subcommand("show", |show| show.mut_arg("ticket", |ticket| ticket.add(to_show)))
+                .mut_subcommand("renew", |renew| renew.mut_arg("ticket", |ticket| ticket.add(to_renew)))
+                .mut_subcommand("delete", |end| end.mut_arg("ticket", |ticket| ticket.add(to_end)))
         })
         .mut_subcommand("node", |node| {
             node.mut_subcommand("declare-gone", |gone| gone.mut_arg("node", |node| node.add(to_declare)))
@@ -95,6 +104,7 @@ enum Kind {
     /// VMs and volumes that have a migration on record.
     Migration,
     Node,
+    Ticket,
 }
 
 /// The ids that the controller returns at once, if it does.
@@ -119,6 +129,9 @@ async fn names(controller: &mut Controller, kind: Kind) -> Result<Vec<String>, A
             // A VM may have many volumes.
             let names: BTreeSet<String> = names.filter(|name| !name.is_empty()).collect();
             names.into_iter().collect()
+        }
+        Kind::Ticket => {
+            controller.tickets(String::new()).await?.into_iter().map(|ticket| ticket.id).collect()
         }
         Kind::Node => controller.nodes().await?.into_iter().map(|node| node.node_id).collect(),
     })

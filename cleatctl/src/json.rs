@@ -22,6 +22,10 @@ pub(crate) fn migrations(migrations: &[proto::MigrationInfo]) -> Value {
     list(migrations, migration)
 }
 
+pub(crate) fn tickets(tickets: &[proto::TicketInfo]) -> Value {
+    list(tickets, ticket)
+}
+
 pub(crate) fn volume(v: &proto::VolumeInfo) -> Value {
     json!({
         "volume_id": v.volume_id,

@@ -1,8 +1,8 @@
 //! `cleatctl`: what the controller knows, for people and for scripts.
 //!
 //! Comes in: the words of a command line. Goes out: a screen or a document on standard output, a page in a file where one
-//! is asked for, errors on standard error, and an exit code. Only `fence` and `node declare-gone` change anything, and they need a
-//! reason.
+//! is asked for, errors on standard error, and an exit code. Only `fence`, `node declare-gone` and
+//! `ticket` change anything; the first two need a reason.
 
 mod cli;
 mod client;
@@ -21,7 +21,7 @@ mod screens;
 mod screens_tests;
 mod shell;
 mod table;
-#[cfg_attr(not(test), expect(dead_code, reason = "the controller keeps no tickets yet"))]
+mod ticket_commands;
 mod tickets;
 mod timeline;
 mod watch;

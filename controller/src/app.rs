@@ -36,7 +36,7 @@ use crate::cli::{Cli, Settings};
 use crate::clients::Clients;
 use crate::clock::Clock;
 use crate::cluster;
-use crate::csi::{CsiController, CsiIdentity, Serving};
+use crate::csi::{CsiController, CsiIdentity, Serving, TicketVolumes};
 use crate::engine::{self, EngineError, Started};
 use crate::events;
 use crate::leadership::{Leadership, OfLeader};
@@ -375,8 +375,15 @@ where
         let sessions = AgentSessionServer::new(AgentSessions::new(context))
             .max_decoding_message_size(agents::MESSAGE_BYTES);
         sessions_of_agents.begin(clients.admit(ClientKind::Node, sessions));
-        let service =
-            Operators::new(engine.clone(), reports.clone(), certificates, secrets.clone(), stop.clone());
+        let of_tickets = || TicketVolumes::new(engine.clone(), Arc::clone(&rds), serving.clone());
+        let service = Operators::new(
+            engine.clone(),
+            reports.clone(),
+            certificates,
+            secrets.clone(),
+            attachments.is_none().then(of_tickets),
+            stop.clone(),
+        );
         operators.begin(clients.admit(ClientKind::Operator, OperatorServer::new(service)));
         controller.begin(ControllerServer::new(CsiController::new(
             engine.clone(),

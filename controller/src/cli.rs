@@ -250,6 +250,11 @@ struct TimeOptions {
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     detach_grace_period: Duration,
 
+    /// How long the holder of a backup or a snapshot has to let go of a volume, once a workload wants it elsewhere or it is
+    /// to be detached, at most half of --request-limit [default: 30s, or that half]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    interrupt_grace: Option<Duration>,
+
     /// The longest that the RDS may hold a write that it has received before it lands, at most 5min: waited out where
     /// nothing better proves that nothing is on its way any more
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
@@ -465,8 +470,12 @@ impl AgentOptions {
 
 impl TimeOptions {
     fn config(self) -> Result<cleat_core::Config, ConfigError> {
-        let Self { detach_grace_period, drain_bound, request_limit, retry_interval } = self;
+        let Self { detach_grace_period, interrupt_grace, drain_bound, request_limit, retry_interval } = self;
         at_least("--request-limit", request_limit, Duration::from_secs(1))?;
+        // Who waits for the interrupted has to be there still when their time is over.
+        let longest_grace = request_limit / 2;
+        let interrupt_grace = interrupt_grace.unwrap_or(longest_grace.min(Duration::from_secs(30)));
+        at_most("--interrupt-grace", interrupt_grace, longest_grace)?;
         // For so long an agent remembers that a connection had broken (`agent/src/volume/observe/disconnects.rs`).
         at_most("--drain-bound", drain_bound, Duration::from_secs(300))?;
         at_least("--retry-interval", retry_interval, Duration::from_millis(100))?;
@@ -474,6 +483,7 @@ impl TimeOptions {
         Ok(cleat_core::Config {
             detach_grace_ms: millis(detach_grace_period),
             request_limit_ms: millis(request_limit),
+            interrupt_grace_ms: millis(interrupt_grace),
             drain_bound_ms: millis(drain_bound),
             retry_ms: millis(retry_interval),
             ..cleat_core::Config::default()

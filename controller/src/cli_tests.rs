@@ -64,6 +64,10 @@ fn every_argument_that_is_deployed_is_known_and_what_is_needed_is_there() {
 fn defaults_are_those_of_the_design() {
     let settings = settings(&[]).unwrap();
     assert_eq!(settings.core.detach_grace_ms, 30_000);
+    assert_eq!(settings.core.interrupt_grace_ms, 30_000);
+    let hasty = self::settings(&["--request-limit=20s"]).unwrap();
+    assert_eq!(hasty.core.interrupt_grace_ms, 10_000, "who waits for it is there still");
+    assert!(self::settings(&["--interrupt-grace=31s"]).is_err());
     assert_eq!(settings.core.drain_bound_ms, 60_000);
     assert_eq!(settings.core.fence_after_ms, 20_000);
     assert_eq!(settings.core.target, cleat_core::TargetAbilities::default());

@@ -18,7 +18,7 @@ pub const GROUP: &str = "cleat.io";
 /// The version of that group.
 pub const VERSION: &str = "v1alpha1";
 /// Which form of the definitions this program knows: one more whenever a field is added or changed.
-const REVISION: u64 = 4;
+const REVISION: u64 = 5;
 /// Where a definition says which form it is.
 const REVISION_AT: &str = "cleat.io/revision";
 /// Who writes, by the name that the API server keeps.

@@ -20,6 +20,7 @@
 //! - `migrations`: the record of a live migration, and what KubeVirt reports of it
 //! - `switchover`: when a VM has moved, and late writes of its source, by what agents count
 //! - `verify`: whether a VM that has moved holds the volume's own device
+//! - `tickets`: what becomes of what `tickets::decide` says, beside `requests`
 //! - `waiting`: what waits for what
 
 #[cfg(test)]
@@ -70,6 +71,11 @@ mod testing;
 mod tests;
 #[cfg(test)]
 mod third_node_tests;
+#[cfg(test)]
+mod ticket_restart_tests;
+#[cfg(test)]
+mod ticket_tests;
+mod tickets;
 mod unclear;
 mod verify;
 mod waiting;
@@ -82,6 +88,7 @@ use index::Index;
 use rds_lists::RdsLists;
 pub use rds_lists::Remembered;
 use requests::Waiter;
+use tickets::Tickets;
 use unclear::Unclear;
 pub(crate) use verify::Verified;
 pub use waiting::Waiting;
@@ -108,6 +115,8 @@ pub struct Config {
     /// The same for a node whose agent is heard and is at it: a kernel that is slow to let go of a dead path is none
     /// that has to be fenced.
     pub fence_heard_after_ms: u64,
+    /// How long those have who are to let go of a volume for somebody else (`--interrupt-grace`).
+    pub interrupt_grace_ms: u64,
     /// What the target can do.
     pub target: TargetAbilities,
 }
@@ -121,6 +130,7 @@ impl Default for Config {
             retry_ms: 2_000,
             fence_after_ms: 20_000,
             fence_heard_after_ms: 180_000,
+            interrupt_grace_ms: 30_000,
             target: TargetAbilities::default(),
         }
     }
@@ -149,6 +159,7 @@ pub struct Core {
     /// What each request to the RDS that is not answered yet is about; `None`: the volume as a whole. Each is answered,
     /// so none stays. An agent may never answer, and what it is to answer stands with the attachment alone.
     operations: BTreeMap<OperationId, (VolumeId, Option<NodeId>)>,
+    tickets: Tickets,
     index: Index,
 }
 
@@ -194,6 +205,7 @@ impl Core {
             deleting: BTreeSet::new(),
             waiters: BTreeMap::new(),
             operations: BTreeMap::new(),
+            tickets: Tickets::default(),
             index: Index::default(),
             config,
         };
@@ -218,6 +230,8 @@ impl Core {
             attachment.pending = Pending::Nothing;
             attachment.trouble = None;
             attachment.retry_at = None;
+            // Who was asked to let go has the whole time again: this process has another clock.
+            attachment.interrupted = attachment.interrupted.take().filter(|_| attachment.phase.is_draining());
             // The wall clock may have been set since: a bound starts again from here, on this process's clock.
             attachment.may_land_until = attachment.may_land_until.map(|_| bound);
             // Likewise what counts from a time that has not come yet: it would not count before the clock has caught up.
@@ -276,6 +290,9 @@ impl Core {
             Event::DeclareGone { request, node, by, reason } => step.declare_gone(request, node, by, reason),
             Event::OutOfService { node, by, reason } => step.out_of_service(&node, &by, &reason),
             Event::MigrationSeen { volume, vm } => step.migration_seen(volume, vm),
+            Event::TicketWanted { spec, ticket } => step.ticket_wanted(spec, *ticket),
+            Event::TicketRenewed { volume, ticket } => step.ticket_renewed(&volume, &ticket),
+            Event::TicketGone { volume, ticket } => step.ticket_gone(&volume, &ticket),
             Event::Tick => step.tick(),
         }
         step.finish()
@@ -390,7 +407,7 @@ impl<'a> Transition<'a> {
     /// an operation, an answer), so it ends; the bound is there for a mistake in that reasoning.
     fn settle(&mut self, volume: &VolumeId) {
         for _ in 0..64 {
-            if !(self.drive(volume) | self.answer_waiters(volume)) {
+            if !(self.drive(volume) | self.drive_tickets(volume) | self.answer_waiters(volume)) {
                 return;
             }
         }
@@ -435,6 +452,7 @@ impl<'a> Transition<'a> {
 
     fn tick(&mut self) {
         // What nothing of waits for a moment is not looked at.
-        self.touched = self.core.index.awake().chain(self.core.waiters.keys()).cloned().collect();
+        let waiting = self.core.waiters.keys().chain(self.core.tickets.awake(self.now));
+        self.touched = self.core.index.awake().chain(waiting).cloned().collect();
     }
 }

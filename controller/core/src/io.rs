@@ -5,8 +5,8 @@ use std::num::NonZeroU32;
 
 use crate::{
     DeviceIdentity, DeviceShown, Epoch, HostNqn, NodeId, NodeIdentity, NodeRecord, NodeSeen, Notice,
-    OperationId, RdsFailure, RdsRequest, Refusal, RequestId, SessionId, SessionRefusal, VmMigration,
-    VolumeId, VolumeRecord, VolumeSpec,
+    OperationId, RdsFailure, RdsRequest, Refusal, RequestId, SessionId, SessionRefusal, Ticket, TicketId,
+    TicketStanding, VmMigration, VolumeId, VolumeRecord, VolumeSpec,
 };
 
 /// Something that happened in the world.
@@ -198,6 +198,29 @@ pub enum Event {
         /// The migration.
         vm: Option<Box<VmMigration>>,
     },
+    /// Somebody wants a volume attached, for something that is no workload of the orchestrator's. Comes again after a start,
+    /// and as often as it is looked at: a generation that is known already renews nothing. Answered by [`Effect::Ticket`], as
+    /// often as the ticket comes to stand otherwise.
+    TicketWanted {
+        /// What, as the RDS and the orchestrator describe it now.
+        spec: VolumeSpec,
+        /// Why, and where.
+        ticket: Box<Ticket>,
+    },
+    /// A ticket's holder is there. Of one that is not known it says that the attachments that are there for it are rightly.
+    TicketRenewed {
+        /// The volume.
+        volume: VolumeId,
+        /// The ticket.
+        ticket: TicketId,
+    },
+    /// Nobody wants the volume for this any more, or never did.
+    TicketGone {
+        /// The volume.
+        volume: VolumeId,
+        /// The ticket.
+        ticket: TicketId,
+    },
     /// Time passes.
     Tick,
 }
@@ -385,6 +408,16 @@ pub enum Effect {
         session: SessionId,
         /// Why, naming both sides.
         refusal: Box<SessionRefusal>,
+    },
+    /// A ticket has come to stand otherwise: what was said of it before counts no more. About its volume; that it is
+    /// satisfied rests on the volume's record.
+    Ticket {
+        /// The volume.
+        volume: VolumeId,
+        /// The ticket.
+        ticket: TicketId,
+        /// How it stands; `None`: it is not known any more.
+        standing: Option<Box<TicketStanding>>,
     },
     /// Notify people.
     Notice(Notice),

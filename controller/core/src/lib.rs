@@ -32,12 +32,12 @@ mod rds;
 mod refusal;
 mod rung_result;
 mod session_refusal;
-#[cfg_attr(not(test), expect(dead_code, reason = "the core's events know no tickets yet"))]
 mod tickets;
 mod trouble;
 mod vm_migration;
 mod volume;
 mod wait;
+mod wanted;
 
 pub use crate::core::{Config, Core, Desired, Remembered, Waiting};
 pub use device::{DeviceDifference, DeviceIdentity, DeviceShown};
@@ -67,3 +67,4 @@ pub use volume::{Access, Attachment, DrainCause, Phase, Role, SecretState, Volum
 pub use wait::{
     Agent, AttachmentWait, BoundCause, Condition, ExportFence, Heard, HolderWait, ListDoubt, Wait,
 };
+pub use wanted::{Wanted, WantedTicket};

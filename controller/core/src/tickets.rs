@@ -128,6 +128,8 @@ pub(crate) enum CsiUse {
 pub(crate) enum HoldingState {
     /// It is granted, and the node has not proven yet that it can use the device: nobody was given it.
     Coming,
+    /// The node had proven it, and has to again: who was given it may be using it.
+    Again,
     /// The node has proven it.
     Ready,
     /// It is being taken down, and may still write.
@@ -148,6 +150,8 @@ pub(crate) struct Holding {
     pub(crate) tickets: BTreeMap<TicketId, u64>,
     /// Its tickets were asked to let go. While it is being taken down: that is why.
     pub(crate) interrupted: Option<Interruption>,
+    /// The controller has just started, and the node was not heard yet: nobody is asked to let go there.
+    pub(crate) unheard: bool,
 }
 
 /// The tickets of one node are to let go of the volume there.
@@ -247,6 +251,16 @@ pub enum TicketWait {
     Node(Box<Refusal>),
     /// It names no node, and no node has the volume.
     AnyNode,
+    /// The volume has as many tickets as it may have: nothing is kept of this one.
+    Room {
+        /// How many.
+        limit: usize,
+    },
+    /// All volumes together have as many as are kept: nothing is kept of this one.
+    RoomOfAll {
+        /// How many.
+        limit: usize,
+    },
     /// Its holder has to renew it.
     Renewal {
         /// When it was renewed last.

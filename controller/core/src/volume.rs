@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 use crate::core::Verified;
 use crate::counting::{CountGoal, Counting};
 use crate::{
-    BootId, DeviceIdentity, DeviceShown, Epoch, Evidence, Fence, FenceStep, Fenced, HostNqn, Migration,
-    MinFence, NodeId, OperationId, Portal, Rung, SessionId, Source, Statement, SubsystemNqn, Trouble,
-    UnixMillis, Verdict, VmMigration, VolumeId,
+    BootId, DeviceIdentity, DeviceShown, Epoch, Evidence, Fence, FenceStep, Fenced, HostNqn, InterruptedBy,
+    Interruption, Migration, MinFence, NodeId, OperationId, Portal, Rung, SessionId, Source, Statement,
+    SubsystemNqn, Trouble, UnixMillis, Verdict, VmMigration, VolumeId, Wanted,
 };
 
 /// How many nodes may have the volume at once.
@@ -110,6 +110,13 @@ pub enum DrainCause {
     Requested,
     /// The attach did not succeed and was never reported as done.
     Rollback,
+    /// The tickets that it was there for have gone, and nobody else wants it there.
+    Unwanted,
+    /// The tickets that it was there for have had their time to let go of it.
+    Interrupted {
+        /// For whom.
+        by: InterruptedBy,
+    },
     /// A person wants the node fenced, whatever it is doing.
     Forced {
         /// The person who says so.
@@ -130,7 +137,7 @@ impl DrainCause {
     /// The person's who wants it, where one does.
     pub(crate) fn statement(&self) -> Option<Statement> {
         match self {
-            Self::Requested | Self::Rollback => None,
+            Self::Requested | Self::Rollback | Self::Unwanted | Self::Interrupted { .. } => None,
             Self::Forced { by, reason } | Self::Gone { by, reason } => {
                 Some(Statement { by: by.clone(), reason: reason.clone() })
             }
@@ -140,11 +147,18 @@ impl DrainCause {
     /// Whether it takes the place of the cause under which a taking down has begun.
     pub(crate) fn outweighs(&self, before: &Self) -> bool {
         let weight = |cause: &Self| match cause {
-            Self::Requested | Self::Rollback => 0,
-            Self::Forced { .. } => 1,
-            Self::Gone { .. } => 2,
+            Self::Requested | Self::Rollback | Self::Unwanted => 0,
+            Self::Interrupted { .. } => 1,
+            Self::Forced { .. } => 2,
+            Self::Gone { .. } => 3,
         };
         weight(self) > weight(before)
+    }
+
+    /// Whether nothing has changed if the node refuses because the device is in use: the orchestrator has asked, and may
+    /// have asked too early.
+    pub(crate) fn is_undone_by_use(&self) -> bool {
+        matches!(self, Self::Requested | Self::Interrupted { by: InterruptedBy::Unpublish })
     }
 }
 
@@ -303,6 +317,12 @@ pub struct Attachment {
     /// What its device was like when it was proven last; `None`: not known.
     #[serde(default)]
     pub shown: Option<DeviceShown>,
+    /// For whom it is there.
+    #[serde(default)]
+    pub wanted: Wanted,
+    /// Its tickets were asked to let go of it.
+    #[serde(default)]
+    pub interrupted: Option<Interruption>,
 }
 
 fn yes() -> bool {
@@ -342,6 +362,8 @@ impl Attachment {
             used_since: false,
             stray: false,
             shown: None,
+            wanted: Wanted::default(),
+            interrupted: None,
         }
     }
 
@@ -381,10 +403,11 @@ impl Attachment {
 
     /// Whether callers are to see the volume as published on the node: from the step on that answers its Publish, until
     /// there is evidence that answers its Unpublish. So one that is being taken down still is, and one whose device has
-    /// to come back after a reboot; what was only found is not, for nobody was answered that it is there.
+    /// to come back after a reboot; what was only found is not, for nobody was answered that it is there, nor is what is
+    /// there for tickets alone.
     #[must_use]
     pub fn is_published(&self, now: UnixMillis) -> bool {
-        self.boot_id.is_some() && !self.stray && !self.is_over_but_for_the_list(now)
+        self.boot_id.is_some() && self.wanted.csi && !self.stray && !self.is_over_but_for_the_list(now)
     }
 
     /// Nothing but the export keeps the node out, or is about to.
@@ -611,7 +634,7 @@ impl VolumeRecord {
     pub(crate) fn needs_the_export(&self) -> bool {
         self.attachments.iter().any(|a| match &a.phase {
             Phase::Connecting | Phase::Ready | Phase::Stray => true,
-            Phase::Draining { cause: DrainCause::Requested, evidence: None, fence } => {
+            Phase::Draining { cause, evidence: None, fence } if cause.is_undone_by_use() => {
                 fence.as_ref().is_none_or(|f| !f.touched)
             }
             Phase::Granting | Phase::Draining { .. } => false,

@@ -3,7 +3,7 @@
 //! The core makes these where it decides; nothing is decided by them. What always holds: each names the RDS, or a node
 //! whose agent can bring it about.
 
-use crate::{Fence, NodeId, Rung, Trouble, UnixMillis, VmRef, VolumeId};
+use crate::{Fence, NodeId, Rung, TicketId, Trouble, UnixMillis, VmRef, VolumeId};
 
 /// What a request waits for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -69,6 +69,17 @@ pub enum Wait {
         vm: VmRef,
         /// What its detach waits for; `None`: nobody has asked for that yet.
         wait: Option<AttachmentWait>,
+    },
+    /// Tickets have the volume on a node.
+    Ticket {
+        /// The node.
+        node: NodeId,
+        /// The first of them.
+        ticket: TicketId,
+        /// Its holder.
+        holder: String,
+        /// Until then they have time to let go of it; `None`: they keep it.
+        until: Option<UnixMillis>,
     },
     /// Nodes that have the volume, or may.
     Holders(Vec<HolderWait>),

@@ -53,7 +53,9 @@ fn held(core: &cleat_core::Core) -> Vec<(VolumeId, NodeId)> {
         record.attachments.iter().map(move |attachment| (record.spec.id.clone(), attachment))
     });
     let is_known = |a: &Attachment| a.phase != Phase::Stray || core.nodes().contains_key(&a.node);
-    let stays = all.filter(|(_, a)| !matches!(a.phase, Phase::Draining { .. }) && is_known(a));
+    // What is there for tickets alone, no VolumeAttachment has ever asked for.
+    let stays =
+        all.filter(|(_, a)| a.wanted.csi && !matches!(a.phase, Phase::Draining { .. }) && is_known(a));
     stays.map(|(volume, a)| (volume, a.node.clone())).collect()
 }
 

@@ -8,6 +8,7 @@
 mod call_context;
 mod controller;
 mod demands;
+mod for_tickets;
 mod health;
 mod identity;
 mod in_progress;
@@ -23,6 +24,7 @@ mod turns;
 pub use call_context::Serving;
 pub use controller::CsiController;
 pub(crate) use demands::VolumeDemands;
+pub use for_tickets::TicketVolumes;
 pub use identity::CsiIdentity;
 
 pub use cleat_ids::{

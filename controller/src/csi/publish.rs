@@ -118,22 +118,37 @@ async fn look_up(
     access: Access,
     demands: VolumeDemands,
 ) -> Result<VolumeSpec, CallError> {
+    Ok(spec_of(context, &usable_volume(context, volume).await?, access, demands))
+}
+
+/// The volume, as the RDS has it, if its agents can find it and nobody but its user writes to it.
+pub(super) async fn usable_volume(context: &CallContext, volume: &VolumeId) -> Result<RdsVolume, CallError> {
     let mut found = context.find(volume, LOOKED_UP_WITHIN).await?;
     if found.is_none() {
         found = context.find(volume, Freshness::Now).await?;
     }
     let found = found.ok_or_else(|| CallError::NoSuchVolume(volume.clone()))?;
     usable(context, &found)?;
-    Ok(VolumeSpec {
-        id: volume.clone(),
+    Ok(found)
+}
+
+/// How agents find the volume, for that access and with those demands.
+pub(super) fn spec_of(
+    context: &CallContext,
+    found: &RdsVolume,
+    access: Access,
+    demands: VolumeDemands,
+) -> VolumeSpec {
+    VolumeSpec {
+        id: found.id.clone(),
         access,
-        subsystem_nqn: Some(context.serving.subsystem_nqn(volume)),
-        portals: context.serving.portals(&found),
+        subsystem_nqn: Some(context.serving.subsystem_nqn(&found.id)),
+        portals: context.serving.portals(found),
         size_bytes: found.size.0,
         min_fence: demands.min_fence(),
         migration_timeout_ms: demands.migration_timeout_ms(),
         require_migration: demands.require_migration,
-    })
+    }
 }
 
 /// Checks that agents will find the volume under the name that they are sent, and that nobody but its user writes to

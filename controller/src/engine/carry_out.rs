@@ -24,6 +24,7 @@ use super::rds_in_doubt::RdsInDoubt;
 use super::rds_queue::RdsQueue;
 use super::records::{Book, Deciding, Wanted};
 use super::storing::{Answer, Storing};
+use super::ticket_board::TicketBoard;
 use super::{Decision, EngineError, RequestError, WatchedChange, notices};
 use crate::clock::Clock;
 use crate::explain;
@@ -49,6 +50,7 @@ pub(super) struct Executor {
     fences: Fences,
     overdue: Overdue,
     unsettled: RdsInDoubt,
+    tickets: TicketBoard,
     /// Hosts of nodes whose record is not durable.
     hosts: HashMap<Key, Vec<HostNqn>>,
     /// How often in a row each record was not written.
@@ -81,7 +83,7 @@ impl Executor {
         agents: Arc<dyn Agents>,
         changes: broadcast::Sender<WatchedChange>,
         clock: Clock,
-        ((fences, overdue), unsettled): ((Fences, Overdue), RdsInDoubt),
+        ((fences, overdue), unsettled, tickets): ((Fences, Overdue), RdsInDoubt, TicketBoard),
     ) -> Self {
         Self {
             storing,
@@ -95,6 +97,7 @@ impl Executor {
             fences,
             overdue,
             unsettled,
+            tickets,
             hosts: HashMap::new(),
             conflicts: HashMap::new(),
             given_up: None,
@@ -213,6 +216,9 @@ impl Executor {
                 Some(volume) => self.line_up_for(&volume, &[], Work::Effect { now, effect }),
                 None => self.lanes.line_up_after([], Work::Effect { now, effect }),
             },
+            Effect::Ticket { ref volume, .. } => {
+                self.line_up_for(&volume.clone(), &[], Work::Effect { now, effect });
+            }
             Effect::RefuseSession { .. } => self.lanes.line_up_after([], Work::Effect { now, effect }),
         }
     }
@@ -270,6 +276,9 @@ impl Executor {
             }
             // It rests on no record.
             Work::Effect { now, effect: effect @ Effect::Notice(_) } => self.carry_out(now, effect),
+            Work::Effect { now, effect: Effect::Ticket { volume, ticket, .. } } => {
+                self.tickets.post(now, volume, ticket, None);
+            }
             work => {
                 if let Some(event) = self.not_done(volume, work, waits) {
                     self.rds_queue.tell(event);
@@ -336,6 +345,9 @@ impl Executor {
             Effect::RefuseSession { session, refusal } => {
                 self.agents.refuse(&session, explain::session_refusal(&refusal));
             }
+            Effect::Ticket { volume, ticket, standing } => {
+                self.tickets.post(now, volume, ticket, standing.map(|standing| *standing));
+            }
             Effect::Notice(notice) => {
                 let notice = notices::tell(now, &notice);
                 self.tell(WatchedChange::Notice(notice.into()));
@@ -353,6 +365,9 @@ impl Executor {
             }
             // It rests on no record.
             Work::Effect { now, effect: effect @ Effect::Notice(_) } => self.carry_out(now, effect),
+            Work::Effect { now, effect: Effect::Ticket { volume, ticket, .. } } => {
+                self.tickets.post(now, volume, ticket, None);
+            }
             Work::Tell(change) => self.tell(change),
             // Who is shown a volume that was set aside is shown what was known of it.
             Work::Show(deliver) => deliver(),

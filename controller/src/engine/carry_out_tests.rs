@@ -237,7 +237,7 @@ fn bench_of(
         Arc::new(OneAgent(sending, Arc::clone(&log))),
         changes,
         Clock::start(),
-        (Default::default(), unsettled()),
+        (Default::default(), unsettled(), Default::default()),
     );
     let running = tokio::spawn(executor.run(queue));
     Bench { log, permits, held, events, stalled, stop, steps, sent, readiness, running }

@@ -145,6 +145,9 @@ fn change(event: &Event) -> Option<WatchedChange> {
         | Event::DesiredUnclear { .. }
         | Event::MigrationSeen { .. }
         | Event::Counted { .. }
+        | Event::TicketWanted { .. }
+        | Event::TicketRenewed { .. }
+        | Event::TicketGone { .. }
         | Event::Tick => None,
     }
 }

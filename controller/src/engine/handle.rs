@@ -18,6 +18,7 @@ use super::notices::NoticeText;
 use super::records::{Committed, NodeMark};
 use super::request_error::{EngineEnded, RequestError};
 use super::storing::Stalled;
+use super::ticket_board::TicketBoard;
 use crate::clock::Clock;
 use crate::metrics;
 
@@ -30,6 +31,7 @@ pub struct Engine {
     clock: Clock,
     stalled: watch::Receiver<Stalled>,
     committed: Committed,
+    tickets: TicketBoard,
 }
 
 impl Engine {
@@ -39,8 +41,14 @@ impl Engine {
         clock: Clock,
         stalled: watch::Receiver<Stalled>,
         committed: Committed,
+        tickets: TicketBoard,
     ) -> Self {
-        Self { inbox, changes, requests: Arc::default(), clock, stalled, committed }
+        Self { inbox, changes, requests: Arc::default(), clock, stalled, committed, tickets }
+    }
+
+    /// How each ticket stands.
+    pub(crate) fn tickets(&self) -> &TicketBoard {
+        &self.tickets
     }
 
     /// Hands a Publish to the core. It is with the core when this returns, whatever becomes of the answer.

@@ -38,6 +38,7 @@ mod rds_queue;
 mod records;
 mod request_error;
 mod storing;
+mod ticket_board;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,6 +63,7 @@ pub(crate) use rds_queue::rds_failure;
 pub(crate) use records::NodeMark;
 pub use records::{RecordError, Records, read as read_records, read_what_can_be};
 pub use request_error::{EngineEnded, RequestError};
+pub(crate) use ticket_board::Stands;
 
 /// Events that may wait for the core. Who sends more waits: a session, an RPC.
 const INBOX: usize = 1024;
@@ -191,7 +193,9 @@ pub fn start(
         lists_first: true,
     };
     let book = records::Book::new(kept, nodes, set_aside);
-    let engine = Engine::new(inbox.clone(), changes.clone(), clock, stalled, book.committed());
+    let tickets = ticket_board::TicketBoard::default();
+    let engine =
+        Engine::new(inbox.clone(), changes.clone(), clock, stalled, book.committed(), tickets.clone());
     let (mut core, mut first) = Core::rebuild(config, term, remembered, clock.now());
     if !unclear.is_empty() {
         first.extend(core.step(clock.now(), Event::DesiredUnclear { nodes: unclear }));
@@ -203,8 +207,15 @@ pub fn start(
     let decider = decide::Decider { core, committed: book.committed(), clock, events, steps };
     let deciding = tokio::spawn(decide::run(decider, first, stop));
     let carrying = tokio::spawn(
-        carry_out::Executor::new((storing, book), rds_queue, agents, changes, clock, (shown, unsettled))
-            .run(queue),
+        carry_out::Executor::new(
+            (storing, book),
+            rds_queue,
+            agents,
+            changes,
+            clock,
+            (shown, unsettled, tickets),
+        )
+        .run(queue),
     );
     let ended = async move {
         // `carry_out` ends by itself once `decide` has, and ends early only with an error.

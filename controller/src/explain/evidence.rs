@@ -1,6 +1,6 @@
 //! Evidence that a node cannot write, and why an attachment is taken down.
 
-use cleat_core::{DrainCause, Drained, Evidence, Source, UnixMillis, Verdict};
+use cleat_core::{DrainCause, Drained, Evidence, InterruptedBy, Source, UnixMillis, Verdict};
 
 /// What the proof takes for granted, for people; `None` where it rests on what was seen alone.
 pub(crate) fn assumption(evidence: &Evidence) -> Option<String> {
@@ -55,7 +55,22 @@ pub(crate) fn drain_cause(cause: &DrainCause) -> String {
     match cause {
         DrainCause::Requested => "a detach was asked for".to_owned(),
         DrainCause::Rollback => "the attach did not succeed, or was given up".to_owned(),
+        DrainCause::Unwanted => "the tickets that it was there for have gone".to_owned(),
+        DrainCause::Interrupted { by } => {
+            format!("its tickets have had their time to let go: {}", interrupted_by(by))
+        }
         DrainCause::Forced { by, reason } => format!("forced by {by}: {reason}"),
         DrainCause::Gone { by, reason } => format!("the node was declared gone by {by}: {reason}"),
+    }
+}
+
+/// For whom tickets are interrupted.
+pub(crate) fn interrupted_by(by: &InterruptedBy) -> String {
+    match by {
+        InterruptedBy::Workload { ticket, node } => {
+            format!("a workload wants it on node {node} (ticket {ticket})")
+        }
+        InterruptedBy::Unpublish => "a detach was asked for".to_owned(),
+        InterruptedBy::Silence => "none of them is renewed any more".to_owned(),
     }
 }

@@ -12,6 +12,7 @@ mod refusal;
 mod session;
 #[cfg(test)]
 mod tests;
+mod ticket;
 mod trouble;
 mod wait;
 
@@ -23,6 +24,7 @@ pub(crate) use evidence::{assumption, drain_cause, drained_by};
 pub(crate) use migration::late_write;
 pub(crate) use refusal::{quarantine, refusal};
 pub(crate) use session::session_refusal;
+pub(crate) use ticket::{TICKET_OF_BEFORE, interrupted_for, ticket_wait, ticket_waits_on};
 pub(crate) use trouble::trouble;
 pub(crate) use wait::{attachment_wait, wait};
 

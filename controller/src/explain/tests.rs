@@ -5,9 +5,9 @@
 use cleat_core::{
     Access, Agent, AttachmentWait, BoundCause, Claim, Condition, DeviceDifference, DeviceIdentity,
     Difference, DrainCause, Drained, Epoch, Evidence, ExportFence, Fence, Heard, HolderWait, HostId, HostNqn,
-    LaterTerm, ListDoubt, MinFence, NamespaceUuid, NodeTrouble, NodeUid, OlderBy, Outcome, Overtaking,
-    PinHolds, QuarantineCause, RdsFailure, RdsTask, Refusal, Rung, SessionId, SessionRefusal, Source,
-    Trouble, VmRef, VolumeId, Wait,
+    InterruptedBy, LaterTerm, ListDoubt, MinFence, NamespaceUuid, NodeTrouble, NodeUid, OlderBy, Outcome,
+    Overtaking, PinHolds, QuarantineCause, RdsFailure, RdsTask, Refusal, Rung, SessionId, SessionRefusal,
+    Source, TicketId, TicketWait, Trouble, VmRef, VolumeId, Wait,
 };
 use serde_json::json;
 
@@ -395,6 +395,25 @@ fn waits_of_requests() {
                  for the RDS to take the host of node a off its list",
             ),
             (
+                Wait::Ticket {
+                    node: n("a"),
+                    ticket: TicketId::new("nightly").unwrap(),
+                    holder: "velero".into(),
+                    until: Some(DAY),
+                },
+                "ticket nightly of velero to let go of the volume on node a, which is cut off from it at \
+                 2000-02-29T00:00:00Z",
+            ),
+            (
+                Wait::Ticket {
+                    node: n("a"),
+                    ticket: TicketId::new("copy").unwrap(),
+                    holder: String::new(),
+                    until: None,
+                },
+                "ticket copy to be done with the volume on node a: it is not interrupted",
+            ),
+            (
                 Wait::Holders(vec![
                     holder("a", Condition::HostDenied),
                     HolderWait { node: n("bb"), wait: None },
@@ -763,13 +782,66 @@ fn evidence_names_what_it_assumes_and_how_it_is_drained() {
 #[test]
 fn causes_of_a_detach() {
     let (by, reason) = ("ann".to_owned(), "it hangs".to_owned());
+    let ticket = TicketId::new("csi.bb").unwrap();
+    let workload = InterruptedBy::Workload { ticket, node: n("bb") };
     check(
         drain_cause,
         vec![
             (DrainCause::Requested, "a detach was asked for"),
             (DrainCause::Rollback, "the attach did not succeed, or was given up"),
+            (DrainCause::Unwanted, "the tickets that it was there for have gone"),
+            (
+                DrainCause::Interrupted { by: workload },
+                "its tickets have had their time to let go: a workload wants it on node bb (ticket csi.bb)",
+            ),
+            (
+                DrainCause::Interrupted { by: InterruptedBy::Unpublish },
+                "its tickets have had their time to let go: a detach was asked for",
+            ),
+            (
+                DrainCause::Interrupted { by: InterruptedBy::Silence },
+                "its tickets have had their time to let go: none of them is renewed any more",
+            ),
             (DrainCause::Forced { by: by.clone(), reason: reason.clone() }, "forced by ann: it hangs"),
             (DrainCause::Gone { by, reason }, "the node was declared gone by ann: it hangs"),
         ],
     );
+}
+
+#[test]
+fn waits_of_tickets() {
+    let id = |name: &str| TicketId::new(name).unwrap();
+    check(
+        ticket_wait,
+        vec![
+            (TicketWait::Detaches { node: n("a") }, "node a to be proven off the volume"),
+            (
+                TicketWait::Yielding { node: n("a"), ticket: id("nightly"), until: DAY },
+                "ticket nightly to let go of the volume on node a, until 2000-02-29T00:00:00Z",
+            ),
+            (
+                TicketWait::YieldsTo { ticket: id("csi.bb"), node: n("bb") },
+                "ticket csi.bb, which comes first, to have the volume on node bb",
+            ),
+            (TicketWait::Elsewhere { nodes: vec![n("a"), n("bb")] }, "a, bb, which keeps the volume"),
+            (TicketWait::Queue { behind: id("csi.bb") }, "ticket csi.bb, which comes first"),
+            (TicketWait::AnyNode, "any node to have the volume: it names none"),
+            (
+                TicketWait::Room { limit: 32 },
+                "another ticket of the volume to go: it has 32, and may have no more",
+            ),
+            (
+                TicketWait::RoomOfAll { limit: 4096 },
+                "another ticket to go: the controller keeps 4096 in all, and no more",
+            ),
+            (
+                TicketWait::Renewal { since: DAY },
+                "its holder to renew it, who did so last at 2000-02-29T00:00:00Z",
+            ),
+        ],
+    );
+    let deleting = TicketWait::Node(Box::new(Refusal::Deleting { volume: v() }));
+    assert!(ticket_wait(&deleting).starts_with("its node: cannot"), "{}", ticket_wait(&deleting));
+    assert_eq!(ticket_waits_on(&deleting), "");
+    assert_eq!(ticket_waits_on(&TicketWait::Queue { behind: id("csi.bb") }), "ticket csi.bb");
 }

@@ -49,6 +49,18 @@ pub(crate) fn wait(wait: &Wait) -> String {
                 None => "no Unpublish has come yet".to_owned(),
             }
         ),
+        Wait::Ticket { node, ticket, holder, until } => {
+            let of = if holder.is_empty() { String::new() } else { format!(" of {holder}") };
+            match until {
+                Some(until) => format!(
+                    "ticket {ticket}{of} to let go of the volume on node {node}, which is cut off from it at {}",
+                    when(*until)
+                ),
+                None => format!(
+                    "ticket {ticket}{of} to be done with the volume on node {node}: it is not interrupted"
+                ),
+            }
+        }
         Wait::Holders(holders) => holders.iter().map(holder).collect::<Vec<_>>().join("; and for "),
     }
 }

@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use cleat_core::{IdError, NodeId, Statement, VolumeId};
+use cleat_core::{Core, IdError, NodeId, Statement, TicketId, UnixMillis, VolumeId};
 use cleat_proto::cleat::v1 as proto;
 use cleat_proto::cleat::v1::operator_server::Operator;
 use cleat_rds::secret::Keys;
@@ -13,9 +13,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use super::{drift, info, rights, watch};
+use super::{drift, info, rights, ticket_calls, tickets, watch};
 use crate::agents::Reports;
 use crate::clients::Caller;
+use crate::csi::TicketVolumes;
 use crate::engine::Engine;
 
 /// Events that may wait for one watcher.
@@ -28,24 +29,42 @@ pub struct Operators {
     reports: Reports,
     certificates: Vec<Arc<dyn Renewable>>,
     secrets: Option<Arc<Keys>>,
+    volumes: Option<TicketVolumes>,
     stop: CancellationToken,
 }
 
 impl Operators {
-    /// The service; every open watch ends when `stop` is cancelled.
+    /// The service; every open watch ends when `stop` is cancelled. `volumes`: those that tickets are put for here; `None` in a
+    /// cluster, where tickets are objects.
     #[must_use]
     pub fn new(
         engine: Engine,
         reports: Reports,
         certificates: Vec<Arc<dyn Renewable>>,
         secrets: Option<Arc<Keys>>,
+        volumes: Option<TicketVolumes>,
         stop: CancellationToken,
     ) -> Self {
-        Self { engine, reports, certificates, secrets, stop }
+        Self { engine, reports, certificates, secrets, volumes, stop }
+    }
+
+    /// The tickets that are to be shown, of one volume or (`None`) of all, each as it stands.
+    async fn tickets(&self, of: Option<VolumeId>) -> Result<Vec<proto::TicketInfo>, Status> {
+        let standings = self.engine.tickets().all();
+        let look = move |core: &Core, _: UnixMillis| tickets::tickets(core, &standings, of.as_ref());
+        let tickets = self.engine.view(look).await.map_err(Status::from)?;
+        Ok(tickets.into_iter().map(|ticket| tickets::with_device(ticket, &self.reports)).collect())
+    }
+
+    /// One ticket, of which the volume is known.
+    async fn ticket(&self, volume: VolumeId, id: &TicketId) -> Result<Response<proto::TicketInfo>, Status> {
+        let mut of_volume = self.tickets(Some(volume)).await?.into_iter();
+        let found = of_volume.find(|ticket| ticket.id == id.as_str());
+        found.map(Response::new).ok_or_else(|| Status::not_found(format!("ticket {id} has ended")))
     }
 }
 
-fn invalid(field: &'static str) -> impl Fn(IdError) -> Status {
+pub(super) fn invalid(field: &'static str) -> impl Fn(IdError) -> Status {
     move |error| Status::invalid_argument(format!("{field}: {error}"))
 }
 
@@ -139,11 +158,63 @@ impl Operator for Operators {
         &self,
         request: Request<proto::ListTicketsRequest>,
     ) -> Result<Response<proto::ListTicketsResponse>, Status> {
-        Caller::of(&request)?.may(rights::list(rights::VOLUMES)).await?;
-        // An empty list would say that there are none.
-        Err(Status::unimplemented(
-            "this controller keeps no tickets yet: see the requests that wait, in a volume",
-        ))
+        Caller::of(&request)?.may(rights::list(rights::TICKETS)).await?;
+        let of = Some(request.into_inner().volume_id).filter(|id| !id.is_empty());
+        let of = of.map(VolumeId::new).transpose().map_err(invalid("volume_id"))?;
+        Ok(Response::new(proto::ListTicketsResponse { tickets: self.tickets(of).await? }))
+    }
+
+    async fn get_ticket(
+        &self,
+        request: Request<proto::GetTicketRequest>,
+    ) -> Result<Response<proto::TicketInfo>, Status> {
+        let caller = Caller::of(&request)?;
+        let id = ticket_calls::ticket_id(request.into_inner().id)?;
+        caller.may(rights::get(rights::TICKETS, id.as_str())).await?;
+        let volume = ticket_calls::volume_of(&self.engine, &id).await?;
+        self.ticket(volume, &id).await
+    }
+
+    async fn put_ticket(
+        &self,
+        request: Request<proto::PutTicketRequest>,
+    ) -> Result<Response<proto::TicketInfo>, Status> {
+        let caller = Caller::of(&request)?;
+        let wish = ticket_calls::Wish::check(request.into_inner())?;
+        for right in rights::put_ticket(wish.kind) {
+            caller.may(right).await?;
+        }
+        let volumes = self.volumes.as_ref().ok_or_else(ticket_calls::of_objects)?;
+        let (volume, id) = (wish.volume.clone(), wish.id.clone());
+        tracing::info!(%volume, ticket = %id, kind = wish.kind.name(), by = caller.name(), "a ticket is put");
+        ticket_calls::put(&self.engine, volumes, wish).await?;
+        self.ticket(volume, &id).await
+    }
+
+    async fn renew_ticket(
+        &self,
+        request: Request<proto::RenewTicketRequest>,
+    ) -> Result<Response<proto::TicketInfo>, Status> {
+        let caller = Caller::of(&request)?;
+        let id = ticket_calls::ticket_id(request.into_inner().id)?;
+        caller.may(rights::renew_ticket(id.as_str())).await?;
+        self.volumes.as_ref().ok_or_else(ticket_calls::of_objects)?;
+        let volume = ticket_calls::volume_of(&self.engine, &id).await?;
+        ticket_calls::renew(&self.engine, &volume, &id).await?;
+        self.ticket(volume, &id).await
+    }
+
+    async fn delete_ticket(
+        &self,
+        request: Request<proto::DeleteTicketRequest>,
+    ) -> Result<Response<proto::DeleteTicketResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let id = ticket_calls::ticket_id(request.into_inner().id)?;
+        caller.may(rights::delete_ticket(id.as_str())).await?;
+        self.volumes.as_ref().ok_or_else(ticket_calls::of_objects)?;
+        tracing::info!(ticket = %id, by = caller.name(), "a ticket is ended");
+        ticket_calls::delete(&self.engine, &id).await?;
+        Ok(Response::new(proto::DeleteTicketResponse {}))
     }
 
     async fn fence(

@@ -24,5 +24,6 @@ mod rds;
 mod restart;
 mod sessions;
 mod storm;
+mod tickets;
 mod trust;
 mod world;

@@ -21,7 +21,7 @@ use cleat_core::Epoch;
 use cleat_world::world::{EPOCH_MS, QUANTUM_MS, World};
 
 /// Fields whose value is left out.
-const LEFT_OUT: [&str; 21] = [
+const LEFT_OUT: [&str; 22] = [
     "config",
     "last_seq",
     "last_operation",
@@ -41,6 +41,8 @@ const LEFT_OUT: [&str; 21] = [
     "controller",
     "holders",
     "at",
+    // Since when a ticket waits is for people.
+    "waits_since",
     // How often registrations have changed: agents of this world remember restarts in its place.
     "changes",
     // Which writes are to be counted: nothing but the asking itself follows from it, and agents of this world do not answer.
@@ -90,6 +92,9 @@ pub fn text(world: &World) -> String {
     let _ = write!(raw, "{:?}{:?}{:?}{:?}", world.hosts, world.exports, world.open, world.told);
     if world.setup.in_cluster() {
         let _ = write!(raw, "{:?}", world.cluster);
+    }
+    if world.setup.dangers.tickets {
+        let _ = write!(raw, "{:?}", world.tickets);
     }
     Reader::new(world, &raw).run()
 }

@@ -213,7 +213,8 @@ impl Taste {
     fn new(setup: &Setup, numbers: &mut Numbers, length: usize) -> Self {
         let of_kind = (0..Action::KINDS)
             .map(|kind| match Action::manner(kind) {
-                _ if kind >= Action::OF_CLUSTER && !setup.in_cluster() => 0,
+                _ if kind >= Action::OF_TICKETS && !setup.dangers.tickets => 0,
+                _ if (Action::OF_CLUSTER..Action::OF_TICKETS).contains(&kind) && !setup.in_cluster() => 0,
                 _ if kind == Action::OF_KUBEVIRT && !setup.dangers.kubevirt_errs => 0,
                 Manner::Message => 24,
                 Manner::Mending => pick(numbers, [3, 6, 12, 24]),
@@ -262,6 +263,9 @@ impl Taste {
             Action::UnpublishAll(_) => weight / 8,
             // There are many of them at any moment.
             Action::Reported(..) => weight.div_ceil(16),
+            Action::TicketComes(v, _, _) | Action::TicketGoes(v, _) if other(v) => 0,
+            Action::TicketComes(..) => weight.div_ceil(8),
+            Action::TicketGoes(..) => weight.div_ceil(4),
             Action::Connect(n, _) if self.silent.is_some_and(|(silent, until)| silent == n && at < until) => {
                 0
             }

@@ -194,7 +194,26 @@ pub fn dangers(full: bool) -> Vec<Exhaustive> {
     .chain(any_order(full))
     .chain(clusters(full))
     .chain(reports(full))
+    .chain(tickets(full))
     .collect()
+}
+
+/// Holders of tickets beside callers: who is interrupted has its time, and nothing moves for what is no workload's.
+fn tickets(full: bool) -> Vec<Exhaustive> {
+    use Access::{Rwo, RwxBlock};
+    let dangers = Dangers { tickets: true, ..Dangers::default() };
+    let drains = Abilities { acl: true, cuts: true, drains: true, ..Abilities::default() };
+    let more = u8::from(full);
+    [
+        ("tickets: rwo", Rwo, 2, [3, 0, 2 + more], Abilities::default()),
+        ("tickets: rwx, three nodes", RwxBlock, 3, [3, 0, 1 + more], drains),
+        ("tickets: rwo, faults", Rwo, 2, [2, 1, 2 + more], drains),
+    ]
+    .map(|(name, access, nodes, budget, truth)| Exhaustive {
+        setup: Setup { dangers, ..setup(name, &[access], nodes, budget, truth) },
+        limits: limits(if full { 20_000_000 } else { 200_000 }, if full { 60 } else { 15 }),
+    })
+    .into()
 }
 
 /// What KubeVirt reports, rightly or not: nothing of who may write follows from it.
@@ -285,6 +304,8 @@ pub fn dangerous_walks() -> Vec<Setup> {
         names_lost: true,
         marks: true,
         kubevirt_errs: true,
+        // What their holders were said counts from when it goes out, which is later here.
+        tickets: false,
         nothing_else: false,
     };
     let names =
@@ -345,8 +366,18 @@ pub fn walks() -> Vec<Setup> {
     ]
     .into_iter()
     .filter_map(reports);
+    let with_tickets = |(name, of)| {
+        let dangers = Dangers { tickets: true, ..Dangers::default() };
+        Some(Setup { dangers, ..walk((name, named(of)?.1)) })
+    };
+    let with_tickets = [
+        ("tickets: walks, nothing probed", "nothing probed"),
+        ("tickets: walks, list, cut, drain", "list, cut, drain"),
+    ]
+    .into_iter()
+    .filter_map(with_tickets);
     let all = targets().into_iter().map(walk).chain(twice).chain(demanding);
-    all.chain(any_order).chain(one_each).chain(reports).collect()
+    all.chain(any_order).chain(one_each).chain(reports).chain(with_tickets).collect()
 }
 
 /// The name of all [`mixture`]s.
@@ -387,7 +418,8 @@ pub fn mixture(seed: u64) -> Setup {
     };
     let portals = 1 + usize::from(numbers.below(2) == 0);
     let access = [Access::Rwo, Access::RwxBlock];
-    let dangers = Dangers { kubevirt_errs: numbers.below(4) == 0, ..Dangers::default() };
+    let kubevirt_errs = numbers.below(4) == 0;
+    let dangers = Dangers { kubevirt_errs, tickets: numbers.below(3) == 0, ..Dangers::default() };
     Setup {
         dangers,
         min_fence,

@@ -65,6 +65,7 @@ fn config(target: TargetAbilities) -> Config {
         retry_ms: 400,
         fence_after_ms: 2_500,
         fence_heard_after_ms: 5_000,
+        interrupt_grace_ms: 1_000,
         target,
     }
 }

@@ -103,6 +103,10 @@ impl World {
             Action::Fence(v, n) => self.fence(v, n),
             Action::DeclareGone(n) => self.declare_gone(n),
             Action::Reported(v, way, stage) => self.reported(v, way, stage),
+            Action::TicketComes(v, t, node) => self.ticket_comes(v, t, node),
+            Action::TicketGoes(v, t) => self.ticket_goes(v, t),
+            Action::TicketSilent(v, t) => self.ticket_falls_silent(v, t),
+            Action::TicketSeen(v, t) => self.ticket_seen(v, t),
             Action::Tick => self.pass(QUANTUM_MS),
             Action::Pass(ms) => self.pass(ms.into()),
         }

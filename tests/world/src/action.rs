@@ -31,6 +31,9 @@ impl World {
         if self.setup.in_cluster() {
             self.of_cluster(&mut all);
         }
+        if self.setup.dangers.tickets {
+            self.of_tickets(&mut all);
+        }
         if self.budget.faults > 0 && !self.setup.dangers.nothing_else {
             self.faults(&mut all);
         }
@@ -275,6 +278,8 @@ impl World {
             | Action::Fence(..)
             | Action::OutOfService(_)
             | Action::CopyRecords
+            | Action::TicketComes(..)
+            | Action::TicketGoes(..)
             | Action::Delete(_)
             | Action::DeclareGone(_) => (1, 0, 0),
             Action::Tick | Action::Pass(_) => (0, 0, 1),
@@ -295,6 +300,7 @@ impl World {
             | Action::Lists
             | Action::NobodyAsks(..)
             | Action::Reported(..)
+            | Action::TicketSeen(..)
             | Action::PowerOn(_) => (0, 0, 0),
             Action::Connect(n, _) => (0, u8::from(self.hosts[n].stream.is_some()), 0),
             _ => (0, 1, 0),
@@ -341,6 +347,7 @@ impl World {
 
     pub(crate) fn fence(&mut self, v: V, n: N) {
         self.asks_off(v, Some(n));
+        self.tickets_are_cut(v, n);
         let request = self.request(v, Some(n), Ask::Fence);
         let (by, reason) = ("a person".into(), "the model".into());
         self.event(0, Event::Fence { request, volume: volume_id(v), node: node_id(n), by, reason });
@@ -366,6 +373,7 @@ impl World {
             export.volume.land(now);
             export.late.retain(|late| late.until > now);
         }
+        self.renew_tickets();
         for which in (0..self.leaders.len()).rev() {
             self.event(which, Event::Tick);
         }

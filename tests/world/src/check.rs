@@ -124,6 +124,41 @@ pub enum Violation {
         /// Who.
         n: N,
     },
+    /// A ticket is said to be satisfied, and no agent had proven it.
+    SatisfiedWithoutProof {
+        /// The volume.
+        v: V,
+        /// Where.
+        n: N,
+    },
+    /// A ticket is said to be satisfied for a wish that no record says the node has the volume for.
+    StaleSatisfied {
+        /// The volume.
+        v: V,
+        /// Where.
+        n: N,
+    },
+    /// A node is taken off a volume that an interruptible ticket has there, and its holder had not the time that it has.
+    InterruptedTooEarly {
+        /// The volume.
+        v: V,
+        /// Where.
+        n: N,
+    },
+    /// A ticket that is not interruptible is interrupted.
+    WorkloadInterrupted {
+        /// The volume.
+        v: V,
+        /// Where.
+        n: N,
+    },
+    /// A node is granted a volume for a ticket while another one has it.
+    MovedForATicket {
+        /// The volume.
+        v: V,
+        /// Who was granted it.
+        n: N,
+    },
     /// A request was answered twice.
     AnsweredTwice,
     /// The core panicked.
@@ -152,6 +187,10 @@ impl Violation {
             Self::TooManyOnNode { .. } => "the node's limit",
             Self::PublishedWithoutProof { .. } | Self::DeletedUnderUser { .. } => "the meaning of attached",
             Self::CutUnasked { .. } => "who may be cut",
+            Self::SatisfiedWithoutProof { .. } | Self::StaleSatisfied { .. } => "the meaning of satisfied",
+            Self::InterruptedTooEarly { .. }
+            | Self::WorkloadInterrupted { .. }
+            | Self::MovedForATicket { .. } => "what a ticket may rely on",
             Self::AnsweredTwice | Self::Panicked { .. } => "the core's promises",
         }
     }

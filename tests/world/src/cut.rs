@@ -26,6 +26,7 @@ impl World {
     pub(crate) fn asks_off_all(&mut self, n: N) {
         for v in 0..self.setup.access.len() {
             self.asks_off(v, Some(n));
+            self.tickets_are_cut(v, n);
         }
     }
 

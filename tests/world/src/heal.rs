@@ -22,11 +22,20 @@ impl World {
         world.leaders.truncate(1);
         std::sync::Arc::make_mut(&mut world.leaders[0]).dies_after = None;
         world.mend_all();
+        world.all_tickets_seen();
         world.flow();
         if world.broken.is_none() && !world.open.is_empty() {
             let open = format!("{:?}", world.open);
             world.breaks(Violation::NeverAnswered { open });
         }
+        world.tickets_end(false);
+        world.flow();
+        if world.broken.is_none()
+            && let Some(what) = world.attached_for_nobody()
+        {
+            world.breaks(Violation::LeftBehind { what });
+        }
+        world.tickets_end(true);
         for v in 0..world.setup.access.len() {
             world.unpublish(v, None);
         }

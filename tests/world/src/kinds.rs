@@ -3,6 +3,7 @@
 use cleat_core::VmStage;
 
 use crate::names::{N, P, V};
+use crate::tickets::T;
 
 /// How the RDS answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,6 +140,14 @@ pub enum Action {
     OutOfService(N),
     /// KubeVirt reports a migration of a volume's VM from one node to another, or (`None`) that there is none.
     Reported(V, Option<(N, N)>, VmStage),
+    /// A holder wishes for a volume by a ticket of this kind, on a node or (`None`) anywhere; or has changed that wish.
+    TicketComes(V, T, Option<N>),
+    /// Its holder has ended it.
+    TicketGoes(V, T),
+    /// Its holder does not renew it any more.
+    TicketSilent(V, T),
+    /// The newest leader's shell hands it a wish that the one before knew.
+    TicketSeen(V, T),
     /// Time passes.
     Tick,
     /// So many milliseconds pass. Only walks take it: there is no end of those.
@@ -162,11 +171,13 @@ pub enum Manner {
 
 impl Action {
     /// How many kinds there are.
-    pub const KINDS: usize = 54;
+    pub const KINDS: usize = 58;
     /// What KubeVirt reports.
     pub const OF_KUBEVIRT: usize = 46;
     /// The first of those that happen in a cluster alone.
     pub const OF_CLUSTER: usize = 47;
+    /// The first of those of tickets, which follow those of a cluster.
+    pub const OF_TICKETS: usize = 54;
 
     /// The kind, as a number below [`Action::KINDS`].
     #[must_use]
@@ -224,6 +235,10 @@ impl Action {
             Self::StartWithout { .. } => 51,
             Self::Vanishes(..) => 52,
             Self::LosesName(..) => 53,
+            Self::TicketSeen(..) => Self::OF_TICKETS,
+            Self::TicketComes(..) => 55,
+            Self::TicketGoes(..) => 56,
+            Self::TicketSilent(..) => 57,
             Self::Rds(_, _, Answer::HalfRefused) => 35,
             Self::Rds(_, _, Answer::HalfUnheard) => 36,
         }
@@ -233,9 +248,9 @@ impl Action {
     #[must_use]
     pub fn manner(kind: usize) -> Manner {
         match kind {
-            0..=3 | 37 | 45 | 47 => Manner::Message,
+            0..=3 | 37 | 45 | 47 | Self::OF_TICKETS => Manner::Message,
             4..=10 | 38 | 39 | 44 | 48 => Manner::Mending,
-            11..=15 | 40 | Self::OF_KUBEVIRT | 49 | 50 => Manner::Caller,
+            11..=15 | 40 | Self::OF_KUBEVIRT | 49 | 50 | 55 | 56 => Manner::Caller,
             16 => Manner::Clock,
             _ => Manner::Fault,
         }

@@ -7,7 +7,7 @@
 //! [`reservations`] and [`target`] know nothing of controllers. The rest (feature `core`) is a [`world::World`] with
 //! one or two leaders that run the shipped `cleat-core`: a plain value, cloned for each step, so that it can be walked
 //! through at random as well as gone through to the end. [`check`] says for every state what must hold, over the world
-//! ("who could write") and never over the core's opinion, and `cut` for every step whom a leader may cut; [`heal`] says
+//! ("who could write") and never over the core's opinion, and `cut` and `tickets` for every step whom a leader may cut; [`heal`] says
 //! that nothing gets stuck, and `patience` that whoever waits is told for what.
 
 pub mod reservations;
@@ -45,5 +45,7 @@ mod records;
 mod reports;
 #[cfg(feature = "core")]
 mod shell;
+#[cfg(feature = "core")]
+pub mod tickets;
 #[cfg(feature = "core")]
 pub mod world;

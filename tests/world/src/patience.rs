@@ -45,6 +45,8 @@ impl Named {
                     named.attachment(condition);
                 }
             }
+            // Its holder may be late, and lets go when it does.
+            Wait::Ticket { node, .. } => (named.nodes, named.bound) = (vec![node.clone()], true),
             Wait::Holders(holders) => {
                 for holder in holders {
                     named.nodes.push(holder.node.clone());
@@ -144,6 +146,7 @@ impl World {
             if world.setup.in_cluster() {
                 world.lists();
             }
+            world.all_tickets_seen();
             world.deliver_what_can_be();
             if world.broken.is_none() {
                 world.check();

@@ -69,6 +69,7 @@ impl World {
                 Some((v, ..)) => WaitsFor::Volume(*v),
                 None => WaitsFor::Nothing,
             },
+            Effect::Ticket { volume, .. } => WaitsFor::Volume(volume_of(volume)),
             Effect::RefuseSession { .. }
             | Effect::Notice(_)
             | Effect::PersistNode(_)
@@ -128,6 +129,7 @@ impl World {
             Arc::make_mut(&mut self.epochs).insert(attachment.epoch, v);
             if which == 0 && attachment.phase == Phase::Granting {
                 self.check_grant(v, node_of(&attachment.node));
+                self.check_ticket_grant(v, node_of(&attachment.node));
             }
         }
         // A secret's generation is an epoch, too.

@@ -15,7 +15,7 @@ use crate::check::{Violation, kind};
 use crate::export::VolumeDeletion;
 use crate::host::Stream;
 use crate::kinds::Lost;
-use crate::names::{N, NODES, V, VOLUMES, node_of, volume_id};
+use crate::names::{N, NODES, V, VOLUMES, node_of, volume_id, volume_of};
 use crate::records::attachment_of;
 use crate::world::{Ask, Asked, Leader, World};
 
@@ -79,6 +79,7 @@ impl World {
             }
             Effect::Rds { operation, request } if has_claim => {
                 self.check_request(&request);
+                self.check_tickets_request(&request);
                 let asked = Asked { operation, request, done: false };
                 Arc::make_mut(&mut self.leaders[which]).asked.push(asked);
             }
@@ -87,6 +88,7 @@ impl World {
             Effect::Direct { node, session, operation, directive } => {
                 if has_claim {
                     self.check_directive(node_of(&node), &directive);
+                    self.check_tickets_directive(node_of(&node), &directive);
                 }
                 let stream = self.host(node_of(&node)).stream.as_mut();
                 if let Some(stream) = stream.filter(|s| s.id == session && s.process == process) {
@@ -100,7 +102,10 @@ impl World {
             Effect::PersistNode(record) => drop(self.cluster().nodes.insert(record.node.clone(), *record)),
             Effect::ForgetNode(node) => drop(self.cluster().nodes.remove(&node)),
             Effect::Notice(notice) => self.noticed(&notice),
-            Effect::Rds { .. } | Effect::Reply { .. } => {}
+            Effect::Ticket { volume, ticket, standing } if has_claim => {
+                self.ticket_stands(&ticket, volume_of(&volume), standing.as_deref());
+            }
+            Effect::Rds { .. } | Effect::Reply { .. } | Effect::Ticket { .. } => {}
         }
         true
     }

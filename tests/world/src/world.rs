@@ -29,6 +29,7 @@ use crate::host::Host;
 use crate::names::{N, NODES, V, VOLUMES, volume_id};
 use crate::records::attachment_of;
 use crate::target::Abilities;
+use crate::tickets::{HeldTicket, KINDS_OF_TICKETS};
 
 /// One unit of the abstract clock; every bound of the core is a small number of them.
 pub const QUANTUM_MS: u64 = 1_000;
@@ -78,6 +79,8 @@ pub struct Dangers {
     pub marks: bool,
     /// KubeVirt reports migrations, whatever VMs do.
     pub kubevirt_errs: bool,
+    /// Holders of tickets want volumes, renew them, or fall silent.
+    pub tickets: bool,
     /// Nothing goes wrong but what is said here.
     pub nothing_else: bool,
 }
@@ -127,6 +130,7 @@ impl Setup {
             retry_ms: QUANTUM_MS,
             fence_after_ms: QUANTUM_MS,
             fence_heard_after_ms: QUANTUM_MS,
+            interrupt_grace_ms: QUANTUM_MS,
             target: as_probed(self.truth),
         }
     }
@@ -257,6 +261,8 @@ pub struct World {
     pub told: Arc<Told>,
     /// What the cluster has beside the records.
     pub cluster: Arc<Cluster>,
+    /// What holders of tickets wish for, and were said.
+    pub tickets: Arc<[[Option<HeldTicket>; KINDS_OF_TICKETS.len()]; VOLUMES]>,
     /// Which volume each epoch was granted for. History: not a part of the state.
     pub epochs: Arc<BTreeMap<Epoch, V>>,
     /// The epochs of which something is durable, or was. History: not a part of the state.
@@ -288,6 +294,7 @@ impl World {
             open: Arc::default(),
             told: Arc::default(),
             cluster: Arc::default(),
+            tickets: Arc::default(),
             epochs: Arc::default(),
             durable: Arc::default(),
             seen: Arc::default(),
@@ -321,6 +328,10 @@ impl World {
 
     pub(crate) fn told(&mut self) -> &mut Told {
         Arc::make_mut(&mut self.told)
+    }
+
+    pub(crate) fn tickets_mut(&mut self) -> &mut [[Option<HeldTicket>; KINDS_OF_TICKETS.len()]; VOLUMES] {
+        Arc::make_mut(&mut self.tickets)
     }
 
     pub(crate) fn cluster(&mut self) -> &mut Cluster {

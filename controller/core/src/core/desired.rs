@@ -171,6 +171,9 @@ impl Transition<'_> {
     pub(super) fn desired(&mut self, mut all: Vec<Desired>) {
         all.sort_by(|a, b| (a.since, &a.node).cmp(&(b.since, &b.node)));
         self.say_where_too_many(&all);
+        for Desired { volume, node, .. } in &all {
+            self.is_published_by(volume, node);
+        }
         let untold = |d: &&Desired| !is_told_by(d, self.core.volumes.get(&d.volume));
         let untold: Vec<Desired> = all.iter().filter(untold).cloned().collect();
         let volumes: BTreeSet<&VolumeId> = untold.iter().map(|d| &d.volume).collect();
@@ -190,6 +193,14 @@ impl Transition<'_> {
             }
         }
         self.forget_since();
+    }
+
+    /// The orchestrator has it there, even if a record that is older says that it is there for tickets alone.
+    fn is_published_by(&mut self, volume: &VolumeId, node: &NodeId) {
+        if let Some(a) = self.attachment_mut(volume, node).filter(|a| !a.wanted.csi) {
+            a.wanted.csi = true;
+            self.dirty.insert(volume.clone());
+        }
     }
 
     /// Whoever is to have a volume stays; of more than may have any nobody is let in until somebody takes one away.

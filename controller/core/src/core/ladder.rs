@@ -33,8 +33,18 @@ impl Transition<'_> {
             // Never sent an Attach: that is proof enough, and given at once.
             (None, _) if !a.directed => None,
             (None, DrainCause::Forced { .. } | DrainCause::Gone { .. }) => Some(Rung::Reservation),
-            (None, DrainCause::Rollback) if !waited_for => None,
-            (None, DrainCause::Requested | DrainCause::Rollback) => {
+            (None, DrainCause::Rollback | DrainCause::Unwanted | DrainCause::Interrupted { .. })
+                if !waited_for =>
+            {
+                None
+            }
+            (
+                None,
+                DrainCause::Requested
+                | DrainCause::Rollback
+                | DrainCause::Unwanted
+                | DrainCause::Interrupted { .. },
+            ) => {
                 // After a restart agents need a moment to be heard again.
                 let waited_ms = self.now.since(a.since.max(self.core.began));
                 (waited_ms >= self.patience_with(a)).then_some(Rung::Reservation)
@@ -59,7 +69,7 @@ impl Transition<'_> {
             RequestKind::Publish { node, .. } => node != about,
             RequestKind::Fence { node } => node == about,
             RequestKind::Unpublish { node } => node.as_ref().is_none_or(|n| self.core.may_be(about, n)),
-        })
+        }) || self.core.tickets.is_waited_for(volume, about)
     }
 
     pub(super) fn begin_fence(&mut self, volume: &VolumeId, node: &NodeId) -> bool {
@@ -190,7 +200,7 @@ pub(super) fn survivors<'r>(
         Phase::Ready | Phase::Stray => true,
         Phase::Connecting => a.may_have_written(),
         // In use, it would go on; fenced itself, it would not.
-        Phase::Draining { cause: DrainCause::Requested, evidence: None, fence: None } => true,
+        Phase::Draining { cause, evidence: None, fence: None } => cause.is_undone_by_use(),
         Phase::Granting | Phase::Draining { .. } => false,
     })
 }

@@ -302,7 +302,7 @@ impl Transition<'_> {
         let (proven, stray) = (a.proven, a.stray);
         let trouble = Trouble::InUse { holders: holders.clone() };
         let untouched = match &a.phase {
-            Phase::Draining { cause: DrainCause::Requested, fence, .. } => {
+            Phase::Draining { cause, fence, .. } if cause.is_undone_by_use() => {
                 fence.as_ref().is_none_or(|f| !f.touched)
             }
             _ => false,
@@ -310,6 +310,7 @@ impl Transition<'_> {
         if untouched {
             // The agent refused before touching anything: what was granted goes on as it was, and what never was
             // stays so.
+            a.wanted.unpublishing = false;
             let before = match (stray, proven) {
                 (true, _) => Phase::Stray,
                 (false, true) => Phase::Ready,

@@ -257,6 +257,10 @@ impl Transition<'_> {
         if !a.pending.is_rds() {
             a.pending = Pending::Nothing;
         }
+        if cause == DrainCause::Rollback && !a.wanted.csi {
+            let again_at = self.now.plus(self.core.config.retry_ms);
+            self.core.tickets.not_before(volume, again_at);
+        }
         self.enter(volume, node, Phase::Draining { cause, evidence: None, fence: None });
         self.dirty.insert(volume.clone());
         self.migration_step(volume, node, MigrationStep::Releasing);

@@ -7,12 +7,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::admission::{Admission, Room, admission, difference, grant_of, room};
+use super::tickets::BesideTickets;
 use super::{Core, Transition};
 use crate::volume::Pending;
 use crate::{
-    Attachment, DrainCause, Effect, Epoch, FenceStep, Node, NodeId, NodeTrouble, Notice, ObservedPhase,
-    Overtaking, Phase, Refusal, Reply, RequestId, ReservationAbility, Role, SecretState, SessionState,
-    Standing, UnixMillis, Verdict, VolumeDeletion, VolumeId, VolumeRecord, VolumeSpec,
+    Attachment, Difference, DrainCause, Effect, Epoch, FenceStep, Node, NodeId, NodeTrouble, Notice,
+    ObservedPhase, Overtaking, Phase, Refusal, Reply, RequestId, ReservationAbility, Role, SecretState,
+    SessionState, Standing, UnixMillis, Verdict, VolumeDeletion, VolumeId, VolumeRecord, VolumeSpec, Wanted,
 };
 
 /// A request that is not answered yet.
@@ -42,7 +43,27 @@ impl Core {
     /// Volumes about which a request waits that concerns this node.
     pub(super) fn requested_on<'a>(&'a self, node: &'a NodeId) -> impl Iterator<Item = &'a VolumeId> {
         let concerns = |(_, waiters): &(_, &BTreeMap<_, Waiter>)| waiters.values().any(|w| w.is_about(node));
-        self.waiters.iter().filter(concerns).map(|(volume, _)| volume)
+        self.waiters.iter().filter(concerns).map(|(volume, _)| volume).chain(self.tickets.about(node))
+    }
+
+    /// Whether the node can be sent an Attach: `Ok(false)` as soon as its inventory is in.
+    pub(super) fn may_be_granted(&self, node: &NodeId) -> Result<bool, Refusal> {
+        let silent = |since| Refusal::Silent { node: node.clone(), since };
+        let Some(known) = self.nodes.get(node) else {
+            // Known from records, it may come back; of any other, most likely the name is not right.
+            return Err(if self.knows_of(node) || self.volumes.values().any(|v| v.knows(node)) {
+                silent(self.began)
+            } else {
+                Refusal::UnknownNode { node: node.clone() }
+            });
+        };
+        if let Standing::Quarantined { causes } = &known.standing {
+            return Err(Refusal::Quarantined { node: node.clone(), causes: causes.clone() });
+        }
+        match &known.session {
+            SessionState::Silent { since } => Err(silent(*since)),
+            SessionState::Up { inventoried, .. } => Ok(*inventoried),
+        }
     }
 
     /// Whether the node may have this volume beside what it has. `unindexed`: volumes that the index may not show yet.
@@ -62,6 +83,8 @@ impl Core {
 enum Ruling {
     Reply(Result<Reply, Refusal>),
     Grant,
+    /// The node has the volume for tickets alone: from now on for the caller, too.
+    Join,
     Wait,
 }
 
@@ -83,7 +106,9 @@ impl Transition<'_> {
         });
         let holders = self.core.volumes.get(&volume).map(VolumeRecord::holders).unwrap_or_default();
         for holder in &holders {
-            if node.as_ref().is_some_and(|n| !self.core.may_be(holder, n)) {
+            if node.as_ref().is_some_and(|n| !self.core.may_be(holder, n))
+                || self.tickets_first(&volume, holder)
+            {
                 continue;
             }
             self.begin_drain(&volume, holder, DrainCause::Requested);
@@ -148,6 +173,7 @@ impl Transition<'_> {
         }
         if deletion == VolumeDeletion::Done {
             self.no_doubt(&volume);
+            self.tickets_of_nothing(&volume);
         }
         if deletion == VolumeDeletion::Done
             && unused
@@ -192,8 +218,13 @@ impl Transition<'_> {
                 }
                 Ruling::Grant => {
                     if let RequestKind::Publish { node, spec, read_only } = waiter.kind.clone() {
-                        self.grant(&node, spec, read_only);
+                        self.grant(&node, spec, read_only, Wanted::default());
                         changed = true;
+                    }
+                }
+                Ruling::Join => {
+                    if let RequestKind::Publish { node, spec, .. } = waiter.kind.clone() {
+                        changed |= self.publish_beside_tickets(&node, spec);
                     }
                 }
             }
@@ -320,21 +351,36 @@ impl Transition<'_> {
         if self.core.volumes.get(&spec.id).is_some_and(|record| record.deleting) {
             return refuse(Refusal::Deleting { volume: spec.id.clone() });
         }
-        match self.may_be_granted(node) {
+        match self.core.may_be_granted(node) {
             Ok(true) => {}
             Ok(false) => return (Ruling::Wait, config.request_limit_ms),
             Err(refusal) => return refuse(refusal),
         }
         let record = self.core.volumes.get(&spec.id);
         let attachment = record.and_then(|r| r.attachment(node));
+        let beside = self.core.beside_tickets(&spec.id, node, self.now, &self.touched);
         match (record, attachment) {
-            (Some(_), Some(a)) if a.phase.is_draining() => (Ruling::Wait, config.detach_grace_ms),
+            (Some(_), Some(a)) if a.phase.is_draining() && beside == BesideTickets::None => {
+                (Ruling::Wait, config.detach_grace_ms)
+            }
+            (Some(_), Some(a)) if a.phase.is_draining() => (Ruling::Wait, config.request_limit_ms),
             (Some(record), Some(a)) if a.phase != Phase::Stray => {
-                (self.answer_attached(record, a, spec, read_only), config.request_limit_ms)
+                (self.answer_attached(record, a, spec, (read_only, beside)), config.request_limit_ms)
             }
             _ => match admission(record, node, spec) {
+                // It is a matter of tickets first: with evidence of their end it is looked at again.
+                Admission::Refuse(Refusal::AttachedElsewhere { .. } | Refusal::MigrationLimit { .. })
+                | Admission::WaitForDetach
+                | Admission::Admit
+                    if beside == BesideTickets::Waits =>
+                {
+                    (Ruling::Wait, config.request_limit_ms)
+                }
                 Admission::Admit => match self.core.room_on(node, &spec.id, &self.touched) {
-                    Room::Free => (Ruling::Grant, 0),
+                    Room::Free if matches!(beside, BesideTickets::None | BesideTickets::Goes) => {
+                        (Ruling::Grant, 0)
+                    }
+                    Room::Free => (Ruling::Wait, config.request_limit_ms),
                     Room::WaitForDetach { .. } => (Ruling::Wait, config.detach_grace_ms),
                     Room::Full { limit } => {
                         refuse(Refusal::NodeFull { volume: spec.id.clone(), node: node.clone(), limit })
@@ -354,15 +400,22 @@ impl Transition<'_> {
         record: &VolumeRecord,
         a: &Attachment,
         spec: &VolumeSpec,
-        read_only: bool,
+        (read_only, beside): (bool, BesideTickets),
     ) -> Ruling {
         let refuse = |refusal| Ruling::Reply(Err(refusal));
-        if let Some(difference) = difference(record, a, spec, read_only) {
+        // How many may have it, a ticket may not know; who publishes it does.
+        let is_open = record.attachments.iter().all(|a| !a.wanted.csi)
+            && record.attachments.len() <= spec.access.limit();
+        let differs = difference(record, a, spec, read_only);
+        if let Some(difference) = differs.filter(|d| !is_open || !matches!(d, Difference::Access { .. })) {
             return refuse(Refusal::Incompatible {
                 volume: spec.id.clone(),
                 node: a.node.clone(),
                 difference,
             });
+        }
+        if !a.wanted.is_published() {
+            return if beside == BesideTickets::Goes { Ruling::Join } else { Ruling::Wait };
         }
         if a.phase != Phase::Ready {
             return Ruling::Wait;
@@ -382,28 +435,8 @@ impl Transition<'_> {
         }
     }
 
-    /// Whether the node can be sent an Attach: `Ok(false)` as soon as its inventory is in.
-    fn may_be_granted(&self, node: &NodeId) -> Result<bool, Refusal> {
-        let silent = |since| Refusal::Silent { node: node.clone(), since };
-        let Some(known) = self.core.nodes.get(node) else {
-            // Known from records, it may come back; of any other, most likely the name is not right.
-            return Err(if self.core.knows_of(node) || self.core.volumes.values().any(|v| v.knows(node)) {
-                silent(self.core.began)
-            } else {
-                Refusal::UnknownNode { node: node.clone() }
-            });
-        };
-        if let Standing::Quarantined { causes } = &known.standing {
-            return Err(Refusal::Quarantined { node: node.clone(), causes: causes.clone() });
-        }
-        match &known.session {
-            SessionState::Silent { since } => Err(silent(*since)),
-            SessionState::Up { inventoried, .. } => Ok(*inventoried),
-        }
-    }
-
     /// Grants a volume to a node that admission admits.
-    fn grant(&mut self, node: &NodeId, spec: VolumeSpec, read_only: bool) {
+    pub(super) fn grant(&mut self, node: &NodeId, spec: VolumeSpec, read_only: bool, wanted: Wanted) {
         let Some(host_nqn) = self.core.nodes.get(node).map(|n: &Node| n.identity.host_nqn.clone()) else {
             return;
         };
@@ -448,6 +481,8 @@ impl Transition<'_> {
             used_since: false,
             stray: false,
             shown: None,
+            wanted,
+            interrupted: None,
         });
         self.dirty.insert(volume.clone());
         self.no_doubt(&volume);

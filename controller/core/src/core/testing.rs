@@ -407,3 +407,82 @@ impl Harness {
         Observed { epoch, ..observed_of(phase) }
     }
 }
+
+/// Tickets.
+impl Harness {
+    /// Somebody wants the volume, of this access and by a ticket of this kind and generation, on a node or anywhere.
+    pub(super) fn wants(
+        &mut self,
+        id: &str,
+        (kind, generation): (TicketType, u64),
+        node: Option<&str>,
+        access: Access,
+    ) {
+        let now = UnixMillis(self.now);
+        let ticket = Ticket {
+            id: ticket_id(id),
+            kind,
+            node: node.map(n),
+            holder: format!("holder of {id}"),
+            generation,
+            since: now,
+            renewed: now,
+            renew_ms: Some(60_000),
+            waits_since: now,
+        };
+        self.event(Event::TicketWanted { spec: spec(access), ticket: Box::new(ticket) });
+    }
+
+    /// A backup has the volume on a node, and nobody else.
+    pub(super) fn backup_on(&mut self, name: &str, access: Access) {
+        self.wants("backup", (TicketType::Backup, 1), Some(name), access);
+        self.rds(Ok(()));
+        self.agent(ready());
+        assert_eq!(self.stands("backup"), satisfied(name, 1));
+    }
+
+    pub(super) fn renews(&mut self, id: &str) {
+        self.event(Event::TicketRenewed { volume: v(), ticket: ticket_id(id) });
+    }
+
+    pub(super) fn ticket_goes(&mut self, id: &str) {
+        self.event(Event::TicketGone { volume: v(), ticket: ticket_id(id) });
+    }
+
+    /// How a ticket was said to stand last.
+    pub(super) fn stands(&self, id: &str) -> TicketStanding {
+        let all: Vec<_> = self.core.tickets().collect();
+        let mut of_it = all.iter().filter(|(_, ticket, _)| ticket.id == ticket_id(id));
+        let standing = of_it.next().and_then(|(_, _, standing)| *standing);
+        standing.unwrap_or_else(|| panic!("nothing was said of {id}: {all:?}")).clone()
+    }
+
+    /// What a ticket waits for.
+    pub(super) fn ticket_waits(&self, id: &str) -> TicketWait {
+        match self.stands(id) {
+            TicketStanding::Waits { wait, .. } => wait,
+            other => panic!("{id} does not wait: {other:?}"),
+        }
+    }
+
+    /// The agent that was directed to detach does so, and the RDS takes its host off the list.
+    pub(super) fn lets_go(&mut self) {
+        self.agent(absent("live"));
+        self.rds(Ok(()));
+    }
+
+    /// What the one request that waits says that it waits for.
+    pub(super) fn request_waits(&self) -> Wait {
+        let waiting = self.core.waiting(&v(), UnixMillis(self.now));
+        assert_eq!(waiting.len(), 1, "{waiting:?}");
+        waiting[0].wait.clone()
+    }
+}
+
+pub(super) fn ticket_id(name: &str) -> TicketId {
+    TicketId::new(name).expect("a ticket id")
+}
+
+pub(super) fn satisfied(node: &str, generation: u64) -> TicketStanding {
+    TicketStanding::Satisfied { node: n(node), generation }
+}

@@ -140,6 +140,9 @@ impl Core {
             });
             Wait::Holders(waited_for.collect())
         };
+        if let Some(wait) = self.waits_for_ticket(volume, kind, now) {
+            return wait;
+        }
         match kind {
             RequestKind::Unpublish { node } => {
                 waits_for_holders(&|h| node.as_ref().is_none_or(|n| self.may_be(h, n)))

@@ -63,7 +63,7 @@ impl Ticket {
     }
 
     /// The one node that it is of use on, where there is one.
-    pub(super) fn demands(&self) -> Option<&NodeId> {
+    pub(crate) fn demands(&self) -> Option<&NodeId> {
         self.node.as_ref().filter(|_| self.kind.is_workload())
     }
 
@@ -86,7 +86,7 @@ impl Ticket {
 impl Holding {
     /// Whether the node has the volume under a grant that is not being ended.
     pub(super) fn is_there(&self) -> bool {
-        matches!(self.state, HoldingState::Coming | HoldingState::Ready)
+        matches!(self.state, HoldingState::Coming | HoldingState::Again | HoldingState::Ready)
     }
 }
 

@@ -71,6 +71,7 @@ fn holding() -> impl Strategy<Value = Holding> {
         csi,
         tickets,
         interrupted,
+        unheard: false,
     })
 }
 
@@ -262,7 +263,11 @@ proptest! {
                     let kept = holding.is_some_and(|h| h.csi == CsiUse::Unpublishing && is_kept(&b, h));
                     prop_assert!(kept, "{:?}", b);
                 }
-                TicketWait::Queue { .. } | TicketWait::Yielding { .. } | TicketWait::YieldsTo { .. } => {
+                TicketWait::Queue { .. }
+                | TicketWait::Yielding { .. }
+                | TicketWait::YieldsTo { .. }
+                | TicketWait::Room { .. }
+                | TicketWait::RoomOfAll { .. } => {
                     let why = format!("{id} waits for what has come to rest: {wait:?} in {b:?}");
                     return Err(TestCaseError::fail(why));
                 }

@@ -130,7 +130,7 @@ fn a_backup_is_not_interrupted_where_that_would_let_nobody_in() {
     b.comes("backup", Backup, Some("x"));
     let (role, tickets) = (Role::MigrationTarget, [(id("backup"), 1)].into());
     let (state, csi, interrupted) = (HoldingState::Ready, CsiUse::Nothing, None);
-    b.holdings.push(Holding { node: n("x"), state, role, csi, tickets, interrupted });
+    b.holdings.push(Holding { node: n("x"), state, role, csi, tickets, interrupted, unheard: false });
     b.comes("api-y", Api, Some("y"));
     b.rest();
     assert_eq!(b.waits("api-y"), TicketWait::Elsewhere { nodes: vec![n("a")] }, "it is no migration");

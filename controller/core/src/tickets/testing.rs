@@ -143,6 +143,7 @@ impl Bench {
                 csi: CsiUse::Nothing,
                 tickets: BTreeMap::new(),
                 interrupted: None,
+                unheard: false,
             });
         }
         let holding = self.holdings.iter_mut().find(|holding| holding.node == *node).expect("a holding");

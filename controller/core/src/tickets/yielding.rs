@@ -30,7 +30,9 @@ impl<'a> Look<'a> {
             match self.ticket(id) {
                 // Its wish has changed.
                 Some(ticket) if !ticket.may_be_on(&holding.node) => {}
-                Some(ticket) if ticket.kind.is_interruptible() => hold = Hold::Interruptible,
+                Some(ticket) if ticket.kind.is_interruptible() && !holding.unheard => {
+                    hold = Hold::Interruptible
+                }
                 Some(_) | None => return Hold::Firm,
             }
         }
@@ -128,7 +130,7 @@ impl Holding {
     /// it is being taken from there for nobody else's sake.
     fn takes_a_second(&self) -> bool {
         match self.state {
-            HoldingState::Coming | HoldingState::Ready => self.csi == CsiUse::Published,
+            HoldingState::Coming | HoldingState::Again | HoldingState::Ready => self.csi == CsiUse::Published,
             HoldingState::Leaving => self.csi != CsiUse::Nothing && self.interrupted.is_none(),
             HoldingState::Unknown => false,
         }

@@ -244,7 +244,7 @@ impl Controller {
     /// # Errors
     /// The operators' service's own.
     pub async fn tickets(&self) -> Result<Vec<TicketInfo>, tonic::Status> {
-        Ok(self.operator().list_tickets(ListTicketsRequest {}).await?.into_inner().tickets)
+        Ok(self.operator().list_tickets(ListTicketsRequest::default()).await?.into_inner().tickets)
     }
 
     /// Begins to watch everything; what is heard is kept with its time.
