@@ -3,8 +3,8 @@
 //! Owns: NVMe over fabrics connections ([`fabrics`]), the NVMe topology in sysfs ([`sysfs`]), the proof that
 //! a device can be used ([`readiness`]), who uses a device ([`openers`]), kernel events ([`uevents`]), this
 //! host's identity ([`identity`]), block device nodes ([`devnode`]), direct reads on them ([`blockio`]) and
-//! bind mounts of them ([`mounts`]), who may write to a namespace ([`reservations`]), and what the network says
-//! of a storage address ([`reach`], [`tcp`], [`links`]).
+//! bind mounts of them ([`mounts`]), who may write to a namespace ([`reservations`]), what the network says
+//! of a storage address ([`reach`], [`tcp`], [`links`]), and the device that a ticket's command reads ([`ticket_device`]).
 //!
 //! Comes in: what somebody wants connected, deleted, read or mounted, always by name (NQN, UUID, address).
 //! Goes out: what the kernel says, with its source; never a conclusion kept from earlier.
@@ -23,6 +23,7 @@ pub mod fabrics;
 pub mod head;
 pub mod identity;
 pub mod links;
+mod loop_device;
 pub mod modules;
 pub mod mountinfo;
 pub mod mounts;
@@ -34,6 +35,7 @@ pub mod reservations;
 pub mod sockets;
 pub mod sysfs;
 pub mod tcp;
+pub mod ticket_device;
 pub mod uevents;
 pub mod work;
 

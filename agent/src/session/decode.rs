@@ -142,7 +142,8 @@ pub(super) fn parse(kind: proto::to_agent::Kind, prefix: &NqnPrefix) -> Parsed {
     match kind {
         Kind::Attach(m) => header(&m.operation_id, &m.volume_id, m.epoch, attach(&m, prefix, received)),
         Kind::Detach(m) => {
-            let ask = by(m.deadline_ms, received).map(|deadline| Ask::Detach { deadline });
+            let cut_tickets = m.cut_tickets;
+            let ask = by(m.deadline_ms, received).map(|deadline| Ask::Detach { deadline, cut_tickets });
             header(&m.operation_id, &m.volume_id, m.epoch, ask)
         }
         Kind::Revoke(m) => {
@@ -355,6 +356,23 @@ mod tests {
             ["10.0.1.1:4420", "10.0.2.1:4420"]
         );
         assert!(grant.identity.is_empty());
+    }
+
+    #[test]
+    fn a_detach_cuts_tickets_off_only_where_it_says_so() {
+        for cut_tickets in [false, true] {
+            let detach = proto::Detach {
+                operation_id: "op-1-1".into(),
+                volume_id: "pvc-1".into(),
+                epoch: Some(proto::Epoch { term: 1, seq: 1 }),
+                deadline_ms: 5000,
+                cut_tickets,
+            };
+            let Parsed::Directive(directive) = parse(Kind::Detach(detach), &prefix()) else {
+                panic!("refused")
+            };
+            assert!(matches!(directive.ask, Ask::Detach { cut_tickets: found, .. } if found == cut_tickets));
+        }
     }
 
     #[test]

@@ -260,7 +260,12 @@ impl Agent {
     }
 
     pub(crate) async fn detach(&self, seq: u64) -> Outcome {
-        self.ask(seq, Ask::Detach { deadline: Instant::now() + PATIENCE }).await
+        self.ask(seq, Ask::Detach { deadline: Instant::now() + PATIENCE, cut_tickets: false }).await
+    }
+
+    /// As [`Agent::detach`], with tickets cut off first.
+    pub(crate) async fn detach_from_tickets(&self, seq: u64) -> Outcome {
+        self.ask(seq, Ask::Detach { deadline: Instant::now() + PATIENCE, cut_tickets: true }).await
     }
 
     pub(crate) async fn revoke(&self, seq: u64) -> Outcome {

@@ -88,6 +88,14 @@ pub(crate) struct World {
     /// Flushes wait until this is false.
     pub(crate) flushes_hang: bool,
     pub(crate) users: Vec<String>,
+    /// Users of tickets' loop devices.
+    pub(crate) ticket_users: Vec<String>,
+    /// They do not end.
+    pub(crate) tickets_stay: bool,
+    /// Cuts wait until this is false.
+    pub(crate) cuts_hang: bool,
+    /// How often tickets were cut off.
+    pub(crate) cuts: u32,
     pub(crate) users_unknown: bool,
     /// A process could not be read.
     pub(crate) held_unread: bool,

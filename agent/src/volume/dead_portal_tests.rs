@@ -49,7 +49,7 @@ impl Machine {
     }
 
     fn detach(&self, volume: usize) -> Directive {
-        self.directive(volume, 1, Ask::Detach { deadline: Instant::now() + DEADLINE })
+        self.directive(volume, 1, Ask::Detach { deadline: Instant::now() + DEADLINE, cut_tickets: false })
     }
 
     /// Gives directives at once; their results in whatever order, each within the deadline.

@@ -27,6 +27,8 @@ pub enum Ask {
     Detach {
         /// The moment after which the answer is Pending; the detach goes on.
         deadline: Instant,
+        /// Tickets have had their time: who has the device open by a ticket's loop device is ended first.
+        cut_tickets: bool,
     },
     /// End the grant even under an open device.
     Revoke {

@@ -62,7 +62,7 @@ impl<H: Host> Fleet<H> {
         let kind = directive.ask.kind();
         let due = match directive.ask {
             Ask::Attach { deadline, .. } => deadline + UNDOING,
-            Ask::Detach { deadline }
+            Ask::Detach { deadline, .. }
             | Ask::Revoke { deadline }
             | Ask::Preempt { deadline, .. }
             | Ask::Rekey { deadline, .. } => deadline,
@@ -145,7 +145,10 @@ impl<H: Host> Volume<H> {
             }
             Ask::Preempt { key, victims, .. } => self.preempt(epoch, *key, victims).await,
             Ask::Rekey { secret, generation, .. } => self.rekey(epoch, secret, *generation).await,
-            Ask::Detach { .. } => self.ended(epoch, DetachMode::Detach).await,
+            Ask::Detach { cut_tickets: false, .. } => self.ended(epoch, DetachMode::Detach).await,
+            Ask::Detach { cut_tickets: true, deadline } => {
+                self.ended(epoch, DetachMode::CutTickets { by: *deadline }).await
+            }
             Ask::Revoke { .. } => self.ended(epoch, DetachMode::Revoke).await,
         }
     }

@@ -285,6 +285,22 @@ impl Host for Linux {
         Box::pin(self.users_of(view, true))
     }
 
+    fn cut_tickets<'a>(
+        &'a self,
+        view: &'a SubsystemView,
+        until: Instant,
+    ) -> Later<'a, Result<Vec<String>, HostError>> {
+        Box::pin(async move {
+            let mut ended = Vec::new();
+            for namespace in &view.namespaces {
+                let what = || format!("cannot cut tickets off from {}", namespace.name);
+                let cut = self.openers.cut_tickets(namespace.dev, None, until).await;
+                ended.extend(cut.map_err(|error| HostError::new(what(), error))?);
+            }
+            Ok(at_most(ended, NAMED, "others"))
+        })
+    }
+
     fn held_by<'a>(
         &'a self,
         pods: &'a BTreeSet<String>,
@@ -302,8 +318,7 @@ impl Host for Linux {
             for namespace in &view.namespaces {
                 let report = self.openers.look(namespace.dev, USERS).await;
                 // The kubelet's loop and the nodes that are bound for a pod are there before anybody opens them.
-                let by_process = |user: &DeviceUser| matches!(user, DeviceUser::Process(_));
-                if report.users.iter().any(by_process) {
+                if report.is_open_beside_tickets() {
                     return Ok(true);
                 }
                 if !report.blind.is_empty() {

@@ -200,7 +200,10 @@ async fn a_controller_that_the_kernel_gave_up_is_lost_and_named_at_the_detach() 
 async fn a_detach_cut_short_is_completed_on_repeat_and_never_attached_again() {
     let (node, agent) = Machine::holding(1, &[1, 2]).await;
     node.kernel.change(|world| world.deletions_hang = true);
-    let detach = agent.directive(1, Ask::Detach { deadline: Instant::now() + Duration::from_millis(50) });
+    let detach = agent.directive(
+        1,
+        Ask::Detach { deadline: Instant::now() + Duration::from_millis(50), cut_tickets: false },
+    );
     agent.submit(&detach);
     let message = pending(agent.result().await.outcome).message;
     assert!(message.contains("nvme0") && message.contains("in progress"), "{message}");
@@ -227,7 +230,10 @@ async fn a_detach_cut_short_is_completed_on_repeat_and_never_attached_again() {
 async fn a_slow_deletion_is_pending_and_then_absent_under_the_same_operation() {
     let (node, agent) = Machine::holding(1, &[1]).await;
     node.kernel.change(|world| world.deletions_hang = true);
-    let detach = agent.directive(1, Ask::Detach { deadline: Instant::now() + Duration::from_millis(50) });
+    let detach = agent.directive(
+        1,
+        Ask::Detach { deadline: Instant::now() + Duration::from_millis(50), cut_tickets: false },
+    );
     agent.submit(&detach);
     let pending = agent.result().await;
     assert!(matches!(pending.outcome, Outcome::Pending(_)), "{pending:?}");
@@ -251,7 +257,10 @@ async fn a_connect_that_hangs_in_the_kernel_is_never_lost_sight_of() {
     let (_, message, nothing_left) = failed(agent.attach_by(1, grant(&[1]), SOON).await);
     assert!(message.contains("no answer yet"), "{message}");
     assert!(!nothing_left, "the kernel may yet connect");
-    let detach = agent.directive(1, Ask::Detach { deadline: Instant::now() + Duration::from_millis(100) });
+    let detach = agent.directive(
+        1,
+        Ask::Detach { deadline: Instant::now() + Duration::from_millis(100), cut_tickets: false },
+    );
     agent.submit(&detach);
     assert!(pending(agent.result().await.outcome).message.contains("10.0.1.1"));
     node.kernel.change(|world| world.answers.clear());
@@ -269,7 +278,7 @@ async fn a_detach_calls_off_the_attach_that_it_overtakes() {
     agent.submit(&attach);
     node.until("it connects", |world| !world.connects.is_empty()).await;
     let began = Instant::now();
-    let detach = agent.directive(1, Ask::Detach { deadline: Instant::now() + SOON * 40 });
+    let detach = agent.directive(1, Ask::Detach { deadline: Instant::now() + SOON * 40, cut_tickets: false });
     agent.submit(&detach);
     let (first, second) = (agent.result().await, agent.result().await);
     assert_eq!(first.operation, attach.operation);

@@ -24,7 +24,7 @@ const SOON: Duration = Duration::from_millis(50);
 const LONG: Duration = Duration::from_secs(20);
 
 fn detach(by: Duration) -> Ask {
-    Ask::Detach { deadline: Instant::now() + by }
+    Ask::Detach { deadline: Instant::now() + by, cut_tickets: false }
 }
 
 fn revoke(by: Duration) -> Ask {

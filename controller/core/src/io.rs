@@ -440,6 +440,8 @@ pub enum Directive {
         volume: VolumeId,
         /// The grant's epoch.
         epoch: Epoch,
+        /// Tickets have had their time there: who uses the device for one of them is ended first.
+        cut_tickets: bool,
     },
     /// Take it down even while it is in use: its user gets I/O errors.
     Revoke {

@@ -155,6 +155,11 @@ impl DrainCause {
         weight(self) > weight(before)
     }
 
+    /// Whether the tickets of the node have had their time, or have gone.
+    pub(crate) fn cuts_tickets(&self) -> bool {
+        matches!(self, Self::Unwanted | Self::Interrupted { .. })
+    }
+
     /// Whether nothing has changed if the node refuses because the device is in use: the orchestrator has asked, and may
     /// have asked too early.
     pub(crate) fn is_undone_by_use(&self) -> bool {

@@ -81,11 +81,12 @@ pub(super) fn directive(
                 secret_generation: grant.secret.map(numbers),
             })
         }
-        Directive::Detach { volume, epoch } => proto::to_agent::Kind::Detach(proto::Detach {
+        Directive::Detach { volume, epoch, cut_tickets } => proto::to_agent::Kind::Detach(proto::Detach {
             operation_id,
             volume_id: volume.to_string(),
             epoch: Some(numbers(*epoch)),
             deadline_ms: millis(settings.detach_deadline),
+            cut_tickets: *cut_tickets,
         }),
         Directive::Revoke { volume, epoch } => proto::to_agent::Kind::Revoke(proto::Revoke {
             operation_id,

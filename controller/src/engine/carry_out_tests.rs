@@ -251,6 +251,7 @@ fn direct(node: &str, volume: &str, number: u64) -> Effect {
         directive: Directive::Detach {
             volume: VolumeId::new(volume).unwrap(),
             epoch: Epoch { term: 1, seq: 1 },
+            cut_tickets: false,
         },
     }
 }

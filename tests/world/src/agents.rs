@@ -119,7 +119,7 @@ impl World {
                 let v = volume_of(&grant.spec.id);
                 (v, grant.epoch, self.agent_attaches(n, v, grant, mishap))
             }
-            Directive::Detach { volume, epoch } => {
+            Directive::Detach { volume, epoch, .. } => {
                 let v = volume_of(volume);
                 (v, *epoch, self.agent_detaches(n, v, operation, *epoch, false))
             }

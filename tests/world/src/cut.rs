@@ -75,7 +75,8 @@ impl World {
 
     /// The newest leader directs an agent.
     pub(crate) fn check_directive(&mut self, n: N, directive: &Directive) {
-        let (Directive::Detach { volume, epoch } | Directive::Revoke { volume, epoch }) = directive else {
+        let (Directive::Detach { volume, epoch, .. } | Directive::Revoke { volume, epoch }) = directive
+        else {
             return;
         };
         let v = volume_of(volume);

@@ -1,18 +1,20 @@
-//! Loop devices over a block device. The kubelet keeps one over every block volume that it has mapped.
+//! Loop devices over a block device. The kubelet keeps one over every block volume that it has mapped, and a ticket's
+//! command has one for as long as it runs ([`crate::ticket_device`]).
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::path::Path;
 
 use serde::Serialize;
 
 use super::scans::{Key, Looking};
 use super::{Blind, Places, mounts};
+use crate::loop_device;
 use crate::name::DevT;
 use crate::sysfs::{Attribute, list};
+use crate::ticket_device;
 
 /// A loop device whose backing file is the device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -25,6 +27,8 @@ pub struct LoopUse {
     pub backing_file: String,
     /// Set when the backing file is where the kubelet maps block volumes.
     pub kubelet: Option<KubeletLoop>,
+    /// Set when the backing file is where tickets have their devices: the ticket's id.
+    pub ticket: Option<String>,
 }
 
 /// The kubelet's own loop device: it marks the volume as mapped and carries no I/O.
@@ -38,11 +42,12 @@ pub struct KubeletLoop {
 
 impl fmt::Display for LoopUse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.kubelet {
-            Some(KubeletLoop { volume, pod_uid }) => {
+        match (&self.kubelet, &self.ticket) {
+            (Some(KubeletLoop { volume, pod_uid }), _) => {
                 write!(f, "the kubelet's {} for volume {volume} of pod {pod_uid}", self.name)
             }
-            None => write!(f, "{} over {}", self.name, self.backing_file),
+            (None, Some(ticket)) => write!(f, "{} of ticket {ticket}", self.name),
+            (None, None) => write!(f, "{} over {}", self.name, self.backing_file),
         }
     }
 }
@@ -85,9 +90,8 @@ pub(super) fn scan(places: &Places, looking: &Looking) -> LoopTable {
             looking.call(&Key::Loop(name.clone()), || backing_device(places, &name, dev, &backing_file));
         match asked.map_err(|stuck| stuck.to_string()).and_then(|asked| asked) {
             Ok(Some(backing)) => {
-                found
-                    .over
-                    .push((backing, LoopUse { kubelet: kubelet(&backing_file), name, dev, backing_file }));
+                let (kubelet, ticket) = (kubelet(&backing_file), ticket_device::ticket_of(&backing_file));
+                found.over.push((backing, LoopUse { kubelet, ticket, name, dev, backing_file }));
             }
             Ok(None) => {}
             Err(_) if mounts::host_says_remote(places, Path::new(&backing_file)) => {}
@@ -126,7 +130,7 @@ fn ask(places: &Places, node: &Path, dev: DevT) -> io::Result<Option<DevT>> {
     }
     // Opening a loop device for reading changes nothing and does not block.
     let file = File::open(node)?;
-    match status(&file) {
+    match loop_device::status(&file) {
         Ok(status) => {
             let backing = DevT::from_raw(status.lo_rdevice);
             // A regular file has number 0.
@@ -136,40 +140,6 @@ fn ask(places: &Places, node: &Path, dev: DevT) -> io::Result<Option<DevT>> {
         Err(error) if error.raw_os_error() == Some(libc::ENXIO) => Ok(None),
         Err(error) => Err(error),
     }
-}
-
-/// The ioctl `LOOP_GET_STATUS64` (`linux/loop.h`), and nothing else that is unsafe.
-#[allow(unsafe_code)]
-mod ioctl {
-    /// The kernel's `struct loop_info64`, field by field.
-    #[repr(C)]
-    pub(super) struct LoopInfo64 {
-        pub(super) lo_device: u64,
-        pub(super) lo_inode: u64,
-        /// Number of the backing block device, 0 for a regular file.
-        pub(super) lo_rdevice: u64,
-        pub(super) lo_offset: u64,
-        pub(super) lo_sizelimit: u64,
-        pub(super) lo_number: u32,
-        pub(super) lo_encrypt_type: u32,
-        pub(super) lo_encrypt_key_size: u32,
-        pub(super) lo_flags: u32,
-        pub(super) lo_file_name: [u8; 64],
-        pub(super) lo_crypt_name: [u8; 64],
-        pub(super) lo_encrypt_key: [u8; 32],
-        pub(super) lo_init: [u64; 2],
-    }
-    nix::ioctl_read_bad!(loop_get_status64, 0x4C05, LoopInfo64);
-}
-
-#[allow(unsafe_code)]
-fn status(file: &File) -> io::Result<ioctl::LoopInfo64> {
-    // SAFETY: all zero is a valid `loop_info64`: it holds integers and arrays of integers only.
-    let mut status: ioctl::LoopInfo64 = unsafe { std::mem::zeroed() };
-    // SAFETY: the descriptor is open for the whole call, and the request writes one `loop_info64`, which is
-    // what the pointer leads to.
-    unsafe { ioctl::loop_get_status64(file.as_raw_fd(), &mut status) }?;
-    Ok(status)
 }
 
 /// Recognises where the kubelet maps block volumes of a CSI driver:
@@ -206,10 +176,5 @@ mod tests {
         for path in [format!("{base}/pvc-1/dev/x"), format!("{base}/pvc-1"), "/dev/nvme0n1".to_owned()] {
             assert_eq!(kubelet(&path), None, "{path}");
         }
-    }
-
-    #[test]
-    fn the_layout_is_the_kernels() {
-        assert_eq!(size_of::<ioctl::LoopInfo64>(), 232);
     }
 }

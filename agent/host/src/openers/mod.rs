@@ -19,6 +19,7 @@
 //! now.
 
 mod claim;
+mod cut;
 mod files;
 mod held;
 mod loops;
@@ -37,6 +38,7 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
+pub use cut::CutError;
 pub use held::{HeldDescriptor, held_elsewhere};
 pub use loops::{KubeletLoop, LoopUse};
 
@@ -103,6 +105,14 @@ impl DeviceUser {
     /// Whether it is the kubelet's own loop device, which it keeps over every mapped block volume.
     pub fn is_kubelet_loop(&self) -> bool {
         matches!(self, Self::Loop(LoopUse { kubelet: Some(_), .. }))
+    }
+
+    /// The ticket whose loop device it is, and that device's number.
+    pub fn ticket_loop(&self) -> Option<(&str, DevT)> {
+        match self {
+            Self::Loop(LoopUse { ticket: Some(ticket), dev, .. }) => Some((ticket, *dev)),
+            _ => None,
+        }
     }
 
     /// Whether it may be gone in a moment: a process that opens every device, or a claim without a visible
@@ -240,6 +250,17 @@ impl OpenersReport {
         } else {
             DeviceUse::Unknown
         }
+    }
+}
+
+impl OpenersReport {
+    /// Whether a process has the device open, other than by a ticket's loop device: that one only reads, beside whoever
+    /// the volume is attached for.
+    pub fn is_open_beside_tickets(&self) -> bool {
+        let tickets: BTreeSet<DevT> =
+            self.users.iter().filter_map(DeviceUser::ticket_loop).map(|(_, dev)| dev).collect();
+        let is_one = |user: &DeviceUser| matches!(user, DeviceUser::Process(process) if !tickets.contains(&process.dev));
+        self.users.iter().any(is_one)
     }
 }
 

@@ -44,7 +44,7 @@ impl Snapshot {
 /// Reads every process but our own, and every mount namespace.
 pub(super) fn scan(places: &Places, looking: &Looking) -> Snapshot {
     let mut found = Snapshot::default();
-    check_pid_namespace(places, &mut found);
+    found.blind.extend(not_the_hosts(places));
     let (mut seen, mut mounts, mut known) = (BTreeSet::new(), MountTable::default(), Mapped::new());
     for _ in 0..ROUNDS {
         let pids = match crate::sysfs::list(&places.proc_root) {
@@ -72,16 +72,17 @@ pub(super) fn scan(places: &Places, looking: &Looking) -> Snapshot {
     found
 }
 
-/// In a PID namespace of our own, other processes are not even listed.
-fn check_pid_namespace(places: &Places, found: &mut Snapshot) {
+/// Why the processes that are listed are not all of the host's, if so: in a PID namespace of our own, others are not even
+/// listed, and have other numbers.
+pub(super) fn not_the_hosts(places: &Places) -> Option<Blind> {
     let path = places.proc_root.join("self/ns/pid");
     match std::fs::read_link(&path) {
-        Ok(name) if name == Path::new(FIRST_PID_NAMESPACE) => {}
-        Ok(name) => found.blind.push(Blind {
+        Ok(name) if name == Path::new(FIRST_PID_NAMESPACE) => None,
+        Ok(name) => Some(Blind {
             what: "processes of the host".to_owned(),
             why: format!("we are in PID namespace {}, not the host's (hostPID is needed)", name.display()),
         }),
-        Err(error) => found.blind.push(Blind::at(&path, error)),
+        Err(error) => Some(Blind::at(&path, error)),
     }
 }
 

@@ -6,13 +6,13 @@ use std::os::unix::fs::symlink;
 use super::*;
 use crate::fixtures::{NamespaceSpec, Tree};
 
-const HEAD: DevT = DevT { major: 259, minor: 1 };
-const LONG: Duration = Duration::from_secs(20);
+pub(super) const HEAD: DevT = DevT { major: 259, minor: 1 };
+pub(super) const LONG: Duration = Duration::from_secs(20);
 const POD: &str = "3b0c5a0e-6a5f-4f5e-9d3e-0d8a2b8c1f11";
 
-struct Host {
-    tree: Tree,
-    openers: Openers,
+pub(super) struct Host {
+    pub(super) tree: Tree,
+    pub(super) openers: Openers,
 }
 
 /// A block device is a file that begins with `block MAJOR:MINOR`. One that says `silent` does not answer for as long as
@@ -27,7 +27,7 @@ fn told_by_content(path: &Path) -> io::Result<Option<DevT>> {
 }
 
 impl Host {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let tree = Tree::new();
         tree.subsystem(0, "nqn.2026-01.test:v1");
         let uuid = "01234567-89ab-cdef-0123-456789abcdef";
@@ -45,19 +45,19 @@ impl Host {
         host
     }
 
-    fn link(&self, link: &str, target: impl AsRef<Path>) {
+    pub(super) fn link(&self, link: &str, target: impl AsRef<Path>) {
         let link = self.tree.root().join("host").join(link);
         fs::create_dir_all(link.parent().expect("below the root")).expect("made");
         symlink(target, link).expect("linked");
     }
 
-    fn process(&self, pid: u32, comm: &str, namespace: &str) {
+    pub(super) fn process(&self, pid: u32, comm: &str, namespace: &str) {
         self.tree.write(&format!("host/proc/{pid}/comm"), &format!("{comm}\n"));
         fs::create_dir_all(self.tree.root().join(format!("host/proc/{pid}/fd"))).expect("made");
         self.link(&format!("proc/{pid}/ns/mnt"), namespace);
     }
 
-    fn opens(&self, pid: u32, fd: u32, node: &str) {
+    pub(super) fn opens(&self, pid: u32, fd: u32, node: &str) {
         self.opens_with(pid, fd, node, "flags:\t0100002\nmnt_id:\t1\n");
     }
 
@@ -208,6 +208,26 @@ fn the_kubelets_loop_is_recognised_among_others() {
     assert_eq!(kubelets, [true, false], "{report:?}");
     assert_eq!(report.verdict_without(DeviceUser::is_kubelet_loop), DeviceUse::InUse);
     assert!(report.to_string().contains("the kubelet's loop0 for volume pvc-1"), "{report}");
+}
+
+#[test]
+fn a_tickets_loop_is_named_with_its_ticket_and_does_not_count_as_open() {
+    let host = Host::new();
+    // The node is gone, as it is while the command runs; the path is that of the host.
+    let place = "/run/cleat/tickets/run.1/device (deleted)";
+    host.tree.write(&format!("host/proc/1/root{place}"), "block 259:1");
+    host.tree.write("class/block/loop0/dev", "7:0");
+    host.tree.write("class/block/loop0/loop/backing_file", place);
+    host.tree.write("host/dev/loop0", "block 7:0");
+    host.process(20, "backup", "mnt:[1]");
+    host.opens(20, 4, "loop0");
+    let report = host.look();
+    assert_eq!(report.to_string(), "loop0 of ticket run.1; process 20 (backup)");
+    assert_eq!(report.users[0].ticket_loop(), Some(("run.1", DevT { major: 7, minor: 0 })));
+    assert!(!report.is_open_beside_tickets() && !report.users[0].is_kubelet_loop());
+    assert_eq!(report.verdict(), DeviceUse::InUse);
+    host.opens(20, 5, "nvme0n1");
+    assert!(host.look().is_open_beside_tickets());
 }
 
 #[tokio::test]

@@ -301,8 +301,8 @@ fn holders(
     if let Some(blind) = &io.loops_unknown {
         return not_yet(Clause::Holders, format!("could not look for loop devices: {blind}"));
     }
-    // A loop device that is not the kubelet's means that somebody else uses the volume.
-    match io.loops.iter().find(|one| one.kubelet.is_none()) {
+    // A loop device that is neither the kubelet's nor a ticket's means that somebody else uses the volume.
+    match io.loops.iter().find(|one| one.kubelet.is_none() && one.ticket.is_none()) {
         Some(one) => {
             never(Clause::Holders, format!("{} is a loop device over it ({})", one.name, one.backing_file))
         }

@@ -146,7 +146,23 @@ impl Host for Kernel {
             let world = self.world();
             match world.users_unknown {
                 true => Err(HostError::new("could not look for users", "/proc/1/fd: Permission denied")),
-                false => Ok(world.users.clone()),
+                false => Ok(world.users.iter().chain(&world.ticket_users).cloned().collect()),
+            }
+        })
+    }
+
+    fn cut_tickets<'a>(
+        &'a self,
+        _: &'a SubsystemView,
+        _: Instant,
+    ) -> Later<'a, Result<Vec<String>, HostError>> {
+        Box::pin(async {
+            self.world().cuts += 1;
+            self.until(|world| (!world.cuts_hang).then_some(())).await;
+            let mut world = self.world();
+            match world.tickets_stay {
+                true => Err(HostError::new("cannot cut tickets off", "still there after 10s")),
+                false => Ok(std::mem::take(&mut world.ticket_users)),
             }
         })
     }

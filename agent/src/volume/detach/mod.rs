@@ -4,7 +4,8 @@
 //! moment, Busy with who uses the device, Failed where that could not be seen, or why it could not be done.
 //!
 //! Always holds:
-//! - A Detach that finds a user, or could not search for one, has touched nothing.
+//! - A Detach that finds a user, or could not search for one, has touched nothing, but for users of tickets' devices where it
+//!   was to end those.
 //! - The end of the epoch is on disk before the first deletion, and the states are on disk before Absent is
 //!   reported, where the disk accepts them. Where it does not, the grant ends all the same (a full disk on a
 //!   node must not keep a writer there): the record of its end is written later, and nothing is claimed to be
@@ -22,7 +23,7 @@ use cleat_host::fabrics::{DisconnectError, Disconnected, HowDeleted as Went};
 use cleat_host::sysfs::{SubsystemView, SysfsError};
 use cleat_runtime::exit::Causes;
 use futures_util::future::join_all;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::ledger::rules::{Present, Stale, ending, may_begin, may_end, note_deleted};
 use crate::ledger::{Deletion, LedgerEntry, STATE_GONE};
@@ -68,6 +69,11 @@ impl Deleting {
 pub(super) enum DetachMode {
     /// Ends the grant only if nobody uses the device.
     Detach,
+    /// The same, once those were ended who use it by tickets' loop devices.
+    CutTickets {
+        /// The directive's deadline; the cut has half of the time until then.
+        by: Instant,
+    },
     /// Ends it even while somebody has the device open.
     Revoke,
 }
@@ -75,7 +81,7 @@ pub(super) enum DetachMode {
 impl DetachMode {
     fn disk(self) -> Duration {
         match self {
-            Self::Detach => DETACH_DISK,
+            Self::Detach | Self::CutTickets { .. } => DETACH_DISK,
             Self::Revoke => REVOKE_DISK,
         }
     }
@@ -134,8 +140,14 @@ impl<H: Host> Volume<H> {
             },
         };
         let view = self.observe().await?;
-        if mode == DetachMode::Detach {
-            let looked = self.unless_revoked(Some(epoch), self.refuse_if_used(&view)).await;
+        if mode != DetachMode::Revoke {
+            let free = async {
+                if let DetachMode::CutTickets { by } = mode {
+                    self.cut_tickets(&view, began + by.saturating_duration_since(began) / 2).await;
+                }
+                self.refuse_if_used(&view).await
+            };
+            let looked = self.unless_revoked(Some(epoch), free).await;
             looked.map_err(|_| DetachError::Superseded)??;
         }
         let checks = began.elapsed();
@@ -187,6 +199,23 @@ impl<H: Host> Volume<H> {
         };
         // Superseded: what follows is what the Revoke would do next.
         self.unless_revoked(Some(epoch), leave).await.unwrap_or_default()
+    }
+
+    /// Ends who uses tickets' devices. Whoever is left is found by the look that follows.
+    async fn cut_tickets(&self, view: &SubsystemView, until: Instant) {
+        if view.namespaces.is_empty() {
+            return;
+        }
+        // A search that others wait for may take longer; then nobody is ended, and the Detach is refused.
+        let Ok(_turn) = timeout_at(until, self.searching.lock()).await else { return };
+        match self.shared.host.cut_tickets(view, until).await {
+            Ok(ended) if ended.is_empty() => {}
+            Ok(ended) => {
+                tracing::warn!(volume = %self.id, ended = ended.join("; "), "a ticket's time is over; ended who had the \
+                    device open for it");
+            }
+            Err(error) => tracing::warn!(volume = %self.id, error = error.line(), "a ticket was not cut off"),
+        }
     }
 
     async fn refuse_if_used(&self, view: &SubsystemView) -> Result<(), DetachError> {
@@ -440,6 +469,8 @@ impl<H: Host> Drop for InKernel<'_, H> {
     }
 }
 
+#[cfg(test)]
+mod cut_tests;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 #[path = "revoke_tests.rs"]

@@ -191,6 +191,7 @@ impl Transition<'_> {
             }
         }
         let (epoch, id) = (a.epoch, volume.clone());
+        let cut_tickets = matches!(&a.phase, Phase::Draining { cause, .. } if cause.cuts_tickets());
         let directive = match (what, record.attachment(node)) {
             (DirectiveKind::Attach(_), Some(a)) => {
                 Directive::Attach { grant: Box::new(grant_of(record, a, reserve)) }
@@ -199,7 +200,7 @@ impl Transition<'_> {
             (DirectiveKind::Rekey(generation), _) => Directive::Rekey { volume: id, epoch, generation },
             (DirectiveKind::Revoke, _) => Directive::Revoke { volume: id, epoch },
             (DirectiveKind::Detach, _) | (DirectiveKind::Attach(_), None) => {
-                Directive::Detach { volume: id, epoch }
+                Directive::Detach { volume: id, epoch, cut_tickets }
             }
         };
         self.effects.push(Effect::Direct { node: node.clone(), session, operation, directive });

@@ -55,6 +55,25 @@ fn the_interrupted_is_cut_after_its_time_and_not_before() {
     assert_eq!((b.phase("a"), detach_sent(&b)), (Some("Draining"), true));
 }
 
+/// Whether the detach that was sent ends who uses the device for a ticket; `None` where none was sent.
+fn cuts(b: &Harness) -> Option<bool> {
+    match b.directed() {
+        Some((_, _, Directive::Detach { cut_tickets, .. })) => Some(cut_tickets),
+        _ => None,
+    }
+}
+
+#[test]
+fn only_the_detach_of_who_had_its_time_or_has_gone_cuts_tickets() {
+    let (mut b, _) = interrupted(Access::Rwo);
+    b.pass(GRACE_MS + 1);
+    assert_eq!(cuts(&b), Some(true), "interrupted");
+    let mut b = three();
+    b.attach("a", Access::Rwo);
+    b.unpublish("a");
+    assert_eq!(cuts(&b), Some(false), "a caller has asked, and no ticket had it");
+}
+
 #[test]
 fn a_publish_elsewhere_waits_until_the_interrupted_is_proven_gone() {
     for access in [Access::Rwo, Access::RwxBlock] {

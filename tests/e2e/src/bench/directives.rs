@@ -141,6 +141,7 @@ impl Directives {
                 volume_id: disks::id(index),
                 epoch: self.epochs.get(&index).copied(),
                 deadline_ms,
+                ..Detach::default()
             }));
         }
         let times = |outcome: &Outcome| match outcome {

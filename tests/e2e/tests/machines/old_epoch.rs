@@ -189,7 +189,13 @@ async fn old_directives(line: &mut Line, volume_id: &str, current: (u64, u64)) -
             deadline_ms: 5000,
             ..Attach::default()
         };
-        let detach = Detach { operation_id: id("2"), volume_id: volume_id(), epoch, deadline_ms: 5000 };
+        let detach = Detach {
+            operation_id: id("2"),
+            volume_id: volume_id(),
+            epoch,
+            deadline_ms: 5000,
+            ..Detach::default()
+        };
         let revoke = Revoke { operation_id: id("3"), volume_id: volume_id(), epoch, deadline_ms: 5000 };
         for (operation, directive) in [
             (id("1"), to_agent::Kind::Attach(attach)),

@@ -74,7 +74,7 @@ fn held(name: &str, kind: HolderKind) -> Holder {
 
 fn loop_over(kubelet: Option<KubeletLoop>) -> LoopUse {
     let dev = DevT { major: 7, minor: 0 };
-    LoopUse { name: "loop0".to_owned(), dev, backing_file: "/x".to_owned(), kubelet }
+    LoopUse { name: "loop0".to_owned(), dev, backing_file: "/x".to_owned(), kubelet, ticket: None }
 }
 
 /// Judges what `change` makes of a volume that is ready; the clause that fails, and its facts.
@@ -309,10 +309,15 @@ fn a_map_over_a_native_head_and_a_holder_on_a_map_are_held_against_it() {
 }
 
 #[test]
-fn the_kubelets_loop_and_expected_holders_are_known() {
+fn the_loops_of_kubelet_and_tickets_and_expected_holders_are_known() {
     let mut facts = io(HEAD);
     let (volume, pod_uid) = ("pvc-1".to_owned(), "pod".to_owned());
     facts.loops.push(loop_over(Some(KubeletLoop { volume, pod_uid })));
+    facts.loops.push(LoopUse {
+        ticket: Some("run.1".to_owned()),
+        name: "loop1".to_owned(),
+        ..loop_over(None)
+    });
     let ready = evaluate(&view(), &expectation(), &facts).expect("ready");
     assert_eq!(ready.kubelet_loops, ["loop0"]);
     let mut view = view();
