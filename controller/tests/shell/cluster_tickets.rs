@@ -116,7 +116,8 @@ async fn a_ticket_object_attaches_a_volume_and_gives_way_to_a_workload() {
     cluster.kubectl(&["-n", NAMESPACE, "delete", "ticket", "nightly"]);
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let listed = world.operator().await.list_tickets(cleat_proto::cleat::v1::ListTicketsRequest {}).await;
+        let listed =
+            world.operator().await.list_tickets(cleat_proto::cleat::v1::ListTicketsRequest::default()).await;
         if listed.unwrap().into_inner().tickets.is_empty() {
             break;
         }
