@@ -320,7 +320,7 @@ impl Transition<'_> {
         if self.core.volumes.get(&spec.id).is_some_and(|record| record.deleting) {
             return refuse(Refusal::Deleting { volume: spec.id.clone() });
         }
-        match self.may_be_granted(node) {
+        match self.may_be_granted(node, &spec.id) {
             Ok(true) => {}
             Ok(false) => return (Ruling::Wait, config.request_limit_ms),
             Err(refusal) => return refuse(refusal),
@@ -383,11 +383,13 @@ impl Transition<'_> {
     }
 
     /// Whether the node can be sent an Attach: `Ok(false)` as soon as its inventory is in.
-    fn may_be_granted(&self, node: &NodeId) -> Result<bool, Refusal> {
+    fn may_be_granted(&self, node: &NodeId, volume: &VolumeId) -> Result<bool, Refusal> {
         let silent = |since| Refusal::Silent { node: node.clone(), since };
         let Some(known) = self.core.nodes.get(node) else {
             // Known from records, it may come back; of any other, most likely the name is not right.
-            return Err(if self.core.knows_of(node) || self.core.volumes.values().any(|v| v.knows(node)) {
+            let is_on_its_record = || self.core.volumes.get(volume).is_some_and(|record| record.knows(node));
+            let is_known = self.core.knows_of(node) || is_on_its_record() || !self.on_record(node).is_empty();
+            return Err(if is_known {
                 silent(self.core.began)
             } else {
                 Refusal::UnknownNode { node: node.clone() }
