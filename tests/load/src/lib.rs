@@ -40,8 +40,10 @@ const SOON: Duration = Duration::from_millis(10);
 const AGAIN: Duration = Duration::from_millis(200);
 /// Lists are read more often right after a start; nothing is at rest before that is over.
 const CALM: Duration = Duration::from_secs(32);
-/// Descriptors: a listener takes an eighth of a process's for connections, and not all of those for one address.
-const DESCRIPTORS: u64 = 32_768;
+/// Descriptors for each agent: a listener takes an eighth of a process's for connections, and some are not agents'.
+const DESCRIPTORS_EACH: usize = 10;
+/// And for everything else.
+const DESCRIPTORS: usize = 4_096;
 
 /// How long things are measured.
 #[derive(Clone, Copy, Debug)]
@@ -64,7 +66,7 @@ pub async fn measure(
     times: Times,
     say: &mut dyn FnMut(String),
 ) -> anyhow::Result<Point> {
-    raise_descriptors(DESCRIPTORS)?;
+    raise_descriptors(DESCRIPTORS + scale.agents * DESCRIPTORS_EACH)?;
     let folder = tempfile::tempdir().context("cannot make a folder")?;
     let certificates = Certificates::make(folder.path()).context("cannot make certificates")?;
     let rds = LoadRds::serve(&scale).await?;
@@ -204,10 +206,10 @@ fn ms(since: Instant) -> u128 {
 }
 
 /// As the controller is to have them, which inherits them.
-fn raise_descriptors(most: u64) -> anyhow::Result<()> {
+fn raise_descriptors(least: usize) -> anyhow::Result<()> {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    ensure!(hard >= most, "the limit of open files is {hard}: raise it to {most} (ulimit -Hn)");
-    setrlimit(Resource::RLIMIT_NOFILE, soft.max(most), hard)?;
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    ensure!(hard >= least as u64, "the limit of open files is {hard}: raise it to {least} (ulimit -Hn)");
+    setrlimit(Resource::RLIMIT_NOFILE, hard.min(1 << 16).max(least as u64), hard)?;
     Ok(())
 }
