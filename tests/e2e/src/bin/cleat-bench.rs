@@ -2,9 +2,10 @@
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use cleat_e2e::bench::{self, Options, fence};
+use cleat_e2e::bench::{self, Options, at_rest, fence};
 use cleat_e2e::world::Rung;
 use cleat_rig::Namespace;
 use serde::Serialize;
@@ -34,6 +35,24 @@ enum What {
         /// How often each is measured (with more than 8 volumes: half as often, rounded up)
         #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..))]
         repetitions: u8,
+    },
+    /// What an agent costs at rest that holds very many volumes, beside very many processes
+    AtRest {
+        /// Print one JSON object as the last line
+        #[arg(long)]
+        json: bool,
+        /// Kernel of the machines, as hack/setup kernels has fetched it
+        #[arg(long, value_name = "VERSION", env = "CLEAT_KERNEL", default_value = "6.1")]
+        kernel: String,
+        /// Volumes that it holds
+        #[arg(long, value_name = "N", default_value_t = 200)]
+        volumes: usize,
+        /// Processes beside it, with 30 descriptors each
+        #[arg(long, value_name = "N", default_value_t = 5_000)]
+        processes: u32,
+        /// Seconds that are measured
+        #[arg(long, value_name = "N", default_value_t = 120)]
+        rest_s: u64,
     },
     /// What a fence costs on each rung, as ratios to the raw commands of that rung
     Fence {
@@ -79,6 +98,11 @@ fn ran(what: What) -> anyhow::Result<()> {
         What::Attach { json, kernel, volumes, repetitions } => {
             let options = Options { kernel, rounds: rounds(volumes, repetitions) };
             print_json(json, &runtime.block_on(bench::run(&run, &options))?)?;
+        }
+        What::AtRest { json, kernel, volumes, processes, rest_s } => {
+            let (descriptors, rest) = (30, Duration::from_secs(rest_s));
+            let options = at_rest::Options { kernel, volumes, processes, descriptors, rest };
+            print_json(json, &runtime.block_on(at_rest::run(&run, &options))?)?;
         }
         What::Fence { json, kernel, rungs, repetitions, held } => {
             let (repetitions, held_repetitions) = (usize::from(repetitions), usize::from(held));
