@@ -62,7 +62,7 @@ impl Pins {
     ) -> Result<(NodeSeen, Option<NodeMark>), LookError> {
         let mark = engine.mark(node);
         let name = node.clone();
-        let kept = engine.view(move |core, _| core.registry().get(&name).cloned()).await?;
+        let kept = engine.registry(move |registry| registry.get(&name).cloned()).await?;
         let is_known = kept.is_some();
         let is_kept = kept.as_ref().is_some_and(|kept| kept.identity == *identity);
         let of_kept = kept.and_then(|kept| kept.uid);

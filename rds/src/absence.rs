@@ -29,6 +29,12 @@ impl Inner {
         priority: Priority,
         freshness: Freshness,
     ) -> Result<RdsVolume, RdsError> {
+        if let Some(answer) = self.lister.ask(id, priority, freshness).await?
+            && let Some(volume) = answer.find(id)?
+        {
+            return Ok(volume.clone());
+        }
+        // What a question does not show is looked for on the list, and then as what a list lacks.
         let inventory = self.lister.get(priority, freshness).await?;
         match inventory.find(id)? {
             Some(volume) => Ok(volume.clone()),

@@ -27,8 +27,10 @@ use super::metrics::{self, Op};
 use super::transport::{OutgoingRequest, Transport};
 use super::trust::Trust;
 
-/// The largest answer that is read: a list of some ten thousand disks.
-const ANSWER_MAX_BYTES: usize = 16 << 20;
+/// The largest answer that is read: a list of a hundred thousand disks.
+const ANSWER_MAX_BYTES: usize = 128 << 20;
+/// What is longer is parsed where it keeps nobody waiting.
+const LONG_BYTES: usize = 1 << 20;
 /// A request waits for its turn at most this many times its own deadline.
 const QUEUE_DEADLINES: u32 = 3;
 
@@ -42,6 +44,13 @@ pub(super) struct Request {
     pub(super) body: Option<Map<String, Value>>,
     /// What it does, for errors: "cannot {what}".
     pub(super) what: String,
+}
+
+impl Request {
+    /// It changes nothing, so it may be sent twice, and by whoever leads no more.
+    fn reads(&self) -> bool {
+        self.method == Method::GET || (self.method == Method::POST && self.path.ends_with("/print"))
+    }
 }
 
 /// Sends one request at a time to one RDS, over HTTP or a substitute.
@@ -179,9 +188,28 @@ impl Http {
         answer.await
     }
 
+    /// The same for an answer that may be long: others have their turn while it is parsed.
+    pub(super) async fn send_for_long(&self, turn: Turn, request: &Request) -> Result<Value, RdsError> {
+        self.measured_with(request, self.endpoint.timeout, Some(turn)).await
+    }
+
     async fn measured(&self, request: &Request, limit: Duration) -> Result<Value, RdsError> {
+        self.measured_with(request, limit, None).await
+    }
+
+    async fn measured_with(
+        &self,
+        request: &Request,
+        limit: Duration,
+        turn: Option<Turn>,
+    ) -> Result<Value, RdsError> {
         let began = Instant::now();
-        let result = self.send_authorised(request, limit).await;
+        let exchange = self.send_authorised(request, limit).await;
+        drop(turn);
+        let result = match exchange {
+            Ok(Exchange::Answer(status, body)) => self.read(request, status, body).await,
+            Ok(Exchange::Failed(error)) | Err(error) => Err(error),
+        };
         metrics::request(request.op, began.elapsed(), &result);
         if let Err(error) = &result {
             tracing::debug!(op = ?request.op, path = request.path, outcome = error.label(), "RDS request failed");
@@ -189,10 +217,10 @@ impl Http {
         result
     }
 
-    async fn send_authorised(&self, request: &Request, limit: Duration) -> Result<Value, RdsError> {
+    async fn send_authorised(&self, request: &Request, limit: Duration) -> Result<Exchange, RdsError> {
         let mut exchange = self.exchange(request, limit).await;
         let lost = matches!(&exchange, Exchange::Failed(RdsError::Unreachable { way: Way::Lost, .. }));
-        if lost && request.method == Method::GET {
+        if lost && request.reads() {
             // The RDS may just have closed an idle connection. Only a read may be repeated without a check.
             exchange = self.exchange(request, limit).await;
         }
@@ -202,10 +230,7 @@ impl Http {
             // A request that was not accepted was not carried out, so even a write may be repeated.
             exchange = self.exchange(request, limit).await;
         }
-        match exchange {
-            Exchange::Failed(error) => Err(error),
-            Exchange::Answer(status, body) => self.read(request, status, &body),
-        }
+        Ok(exchange)
     }
 
     /// Reads the password file again; true if it has another password now.
@@ -226,7 +251,7 @@ impl Http {
 
     async fn exchange(&self, request: &Request, limit: Duration) -> Exchange {
         let allowed = self.permission.get().is_none_or(|Permission(ask)| ask(self.delivers_for()));
-        if request.method != Method::GET && !allowed {
+        if !request.reads() && !allowed {
             let why = "this controller no longer leads, or not for long enough";
             return Exchange::Failed(RdsError::unreachable(&request.what, Way::Queue, why));
         }
@@ -286,15 +311,21 @@ impl Http {
         }
     }
 
-    fn read(&self, request: &Request, status: StatusCode, body: &[u8]) -> Result<Value, RdsError> {
+    async fn read(&self, request: &Request, status: StatusCode, body: Vec<u8>) -> Result<Value, RdsError> {
         if status.is_success() {
             if body.is_empty() {
                 return Ok(Value::Null);
             }
-            return serde_json::from_slice(body)
+            let parsed = if body.len() > LONG_BYTES {
+                let parsing = tokio::task::spawn_blocking(move || serde_json::from_slice::<Value>(&body));
+                parsing.await.map_err(|error| RdsError::unreachable(&request.what, Way::Lost, error))?
+            } else {
+                serde_json::from_slice(&body)
+            };
+            return parsed
                 .map_err(|error| RdsError::malformed(&request.what, format!("it is not JSON: {error}")));
         }
-        let error: Option<ErrorBody> = serde_json::from_slice(body).ok();
+        let error: Option<ErrorBody> = serde_json::from_slice(&body).ok();
         let error = error.filter(|error| error.error == status.as_u16()).map(|error| ErrorBody {
             message: harmless(&error.message, &[]),
             detail: harmless(&error.detail, &[]),

@@ -206,6 +206,11 @@ impl Inventory {
         self.find(id)?.ok_or_else(|| RdsError::NotFound { what: format!("volume {id}") })
     }
 
+    /// How many disks there are, ours or not.
+    pub(super) fn disks(&self) -> usize {
+        self.volumes.len() + self.foreign.len() + self.unreadable.len()
+    }
+
     /// The ports of all disks, ours or not.
     pub(super) fn ports(&self) -> &BTreeSet<u16> {
         &self.ports

@@ -327,6 +327,7 @@ async fn directives_are_handed_on_and_bad_ones_answered_by_name() {
         volume_id: "v".into(),
         epoch: Some(proto::Epoch { term: 1, seq: 2 }),
         deadline_ms: 1000,
+        cut_tickets: false,
     };
     side.say(Hear::Detach(proto::Detach { volume_id: "../v".into(), ..detach.clone() })).await;
     match side.next().await {
@@ -363,9 +364,14 @@ async fn an_unknown_directive_is_refused_by_name_and_what_follows_is_done() {
         unready.message.contains("protocol 3") && unready.message.contains("upgrade the agent"),
         "{unready:?}"
     );
-    let operation_id = "op-1-8".into();
-    side.say(Hear::Detach(proto::Detach { operation_id, volume_id: "v".into(), epoch, deadline_ms: 1000 }))
-        .await;
+    let detach = proto::Detach {
+        operation_id: "op-1-8".into(),
+        volume_id: "v".into(),
+        epoch,
+        deadline_ms: 1000,
+        cut_tickets: false,
+    };
+    side.say(Hear::Detach(detach)).await;
     timeout(PATIENCE, rig.node.arrived.notified()).await.expect("handed on");
 }
 

@@ -33,6 +33,9 @@ const STEP: Duration = Duration::from_secs(10);
 const QUEUE: usize = 64;
 /// Counters of writes change all the time; they are sent at most this often.
 const MINOR_CHANGES_EVERY: Duration = Duration::from_secs(5);
+/// Volumes of which nothing but those has changed, and that are sent at a time, in turn: what people read of counters is worth
+/// so much, however many volumes a node has.
+const MINOR_CHANGES_AT_ONCE: usize = 4;
 
 /// How long one may take to answer Hello before the next one that is connected is sent it, too. Two names may mean one
 /// controller, and its second session would end the first: so this is longer than it takes to ask the API server.
@@ -189,6 +192,7 @@ async fn talk<N: NodeVolumes>(
         welcome,
         token,
         sent,
+        counted: None,
         seen: 0,
         heard: Instant::now(),
         beats: 0,
@@ -219,6 +223,8 @@ struct Stream<'a, N> {
     token: Option<Token>,
     /// The state of each volume as it was last sent.
     sent: BTreeMap<VolumeId, VolumeState>,
+    /// The volume that was sent last for its counters alone.
+    counted: Option<VolumeId>,
     /// The version of the board up to which states were sent.
     seen: u64,
     heard: Instant,
@@ -345,10 +351,17 @@ impl<N: NodeVolumes> Stream<'_, N> {
         // A volume that the node has forgotten is not kept for the length of the session.
         let known: BTreeSet<&VolumeId> = states.iter().map(|state| &state.volume).collect();
         self.sent.retain(|volume, _| known.contains(volume));
+        let mut minor = Vec::new();
         for state in states {
-            if self.sent.get(&state.volume) != Some(&state) {
-                self.tell(until, state).await?;
+            match self.sent.get(&state.volume) {
+                Some(sent) if *sent == state => {}
+                Some(sent) if !differs(sent, &state) => minor.push(state),
+                _ => self.tell(until, state).await?,
             }
+        }
+        for state in in_turn(minor, self.counted.as_ref()) {
+            self.counted = Some(state.volume.clone());
+            self.tell(until, state).await?;
         }
         Ok(())
     }
@@ -357,5 +370,38 @@ impl<N: NodeVolumes> Stream<'_, N> {
         self.bounded(until, Say::Delta(encode::state(state.clone()))).await?;
         self.sent.insert(state.volume.clone(), state);
         Ok(())
+    }
+}
+
+/// Some of these, which are in the order of their ids: from the one after `last` on.
+fn in_turn(
+    mut states: Vec<VolumeState>,
+    last: Option<&VolumeId>,
+) -> impl Iterator<Item = VolumeState> + use<> {
+    let next = states.partition_point(|state| Some(&state.volume) <= last);
+    states.rotate_left(next);
+    states.into_iter().take(MINOR_CHANGES_AT_ONCE)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::volume::state::VolumePhase;
+
+    #[test]
+    fn of_many_volumes_each_has_its_counters_sent_in_turn() {
+        let all = || (0..10).map(|n| crate::testing::state(&format!("v{n}"), VolumePhase::Ready)).collect();
+        let mut last = None;
+        let mut sent = Vec::new();
+        for _ in 0..5 {
+            let some: Vec<VolumeState> = in_turn(all(), last.as_ref()).collect();
+            assert!(some.len() <= MINOR_CHANGES_AT_ONCE);
+            sent.extend(some.iter().map(|state| state.volume.to_string()));
+            last = some.last().map(|state| state.volume.clone());
+        }
+        let twice: Vec<String> = (0..20).map(|n| format!("v{}", n % 10)).collect();
+        assert_eq!(sent, twice[..sent.len()]);
+        assert_eq!(in_turn(Vec::new(), last.as_ref()).count(), 0);
     }
 }

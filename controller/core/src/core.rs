@@ -62,6 +62,8 @@ mod room_tests;
 mod rung_tests;
 mod same_device;
 #[cfg(test)]
+mod scale_tests;
+#[cfg(test)]
 mod secret_tests;
 mod sessions;
 mod switchover;
@@ -395,6 +397,12 @@ impl<'a> Transition<'a> {
             self.settle(&volume);
             self.core.index.update(&volume, self.core.volumes.get(&volume), self.now);
         }
+        // What is asked for a node later goes by the index alone.
+        debug_assert!(
+            self.dirty.iter().all(|id| {
+                self.core.volumes.get(id).is_none_or(|record| self.core.index.knows(id, record))
+            })
+        );
         let nodes = self.dirty_nodes.iter().filter_map(|id| self.core.registry.get(id));
         let nodes = nodes.map(|record| Effect::PersistNode(Box::new(record.clone())));
         let forget = self.forgotten.iter().cloned().map(Effect::Forget);
@@ -447,10 +455,16 @@ impl<'a> Transition<'a> {
 
     /// Volumes that have an attachment on a node or a request about it, or from which it was cut off.
     fn volumes_about(&self, node: &NodeId) -> BTreeSet<VolumeId> {
+        let mut about = self.on_record(node);
+        about.extend(self.core.requested_on(node).cloned());
+        about
+    }
+
+    /// Volumes that have an attachment on a node, or from which it was cut off; no other volume is read.
+    fn on_record(&self, node: &NodeId) -> BTreeSet<VolumeId> {
         let known = |v: &&VolumeId| self.core.volumes.get(*v).is_some_and(|record| record.knows(node));
         // What this step has changed is not in the index yet.
-        let attached = self.core.index.of_node(node).chain(&self.touched).filter(known);
-        attached.chain(self.core.requested_on(node)).cloned().collect()
+        self.core.index.of_node(node).chain(&self.touched).filter(known).cloned().collect()
     }
 
     fn tick(&mut self) {

@@ -598,6 +598,8 @@ impl VolumeRecord {
 
     /// It has the volume, or was cut off from it.
     pub(crate) fn knows(&self, node: &NodeId) -> bool {
+        #[cfg(test)]
+        looks::count();
         self.attachment(node).is_some() || self.fenced.iter().any(|f| f.node == *node)
     }
 
@@ -664,6 +666,25 @@ impl VolumeRecord {
     #[must_use]
     pub fn holders(&self) -> Vec<NodeId> {
         self.attachments.iter().map(|a| a.node.clone()).collect()
+    }
+}
+
+/// How often records were looked at for a node.
+#[cfg(test)]
+pub(crate) mod looks {
+    use std::cell::Cell;
+
+    thread_local! {
+        static LOOKS: Cell<usize> = const { Cell::new(0) };
+    }
+
+    pub(super) fn count() {
+        LOOKS.set(LOOKS.get() + 1);
+    }
+
+    /// Since this was asked last.
+    pub(crate) fn take() -> usize {
+        LOOKS.take()
     }
 }
 

@@ -163,7 +163,7 @@ impl Talk {
             hush: Hush::default(),
         };
         // A look at the core comes back after the effects of what was submitted before it: also after a refusal.
-        self.context.engine.view(|_, _| ()).await?;
+        self.context.engine.taken_in().await?;
         match progress.orders.try_recv() {
             Ok(Order::Refused(reason)) => {
                 self.context.reports.refused(&progress.node, &reason);
@@ -299,7 +299,11 @@ impl Talk {
         message: proto::FromAgent,
     ) -> Result<(), Ending> {
         use proto::from_agent::Kind;
-        tokio::time::sleep(progress.pace.take()).await;
+        let pause = progress.pace.take();
+        if !pause.is_zero() {
+            // Also a sleep of no length would be a timer, and a wake-up more, for each heartbeat of each agent.
+            tokio::time::sleep(pause).await;
+        }
         let kind = match message.kind {
             Some(kind) => kind,
             None if progress.newer => {
@@ -381,7 +385,7 @@ impl Talk {
             return Ok(true);
         }
         let (node, volume) = (progress.node.clone(), volume.clone());
-        let known = self.context.engine.view(move |core, _| {
+        let known = self.context.engine.view_of(volume.clone(), move |core, _| {
             core.volumes().get(&volume).is_some_and(|record| {
                 record.attachments.iter().any(|attachment| attachment.node == node)
                     || record.fenced.iter().any(|fenced| fenced.node == node)

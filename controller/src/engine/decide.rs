@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::input::{Hello, Input};
+use super::input::{Hello, Input, Shown};
 use super::records::{Committed, NodeMark};
 use super::{Decision, WatchedChange};
 use crate::clock::Clock;
@@ -90,11 +90,17 @@ impl Decider {
         let now = self.clock.now();
         let (event, waiter) = match input {
             Input::View { of, view } => {
-                let deliver = match of {
-                    Some(_) => view(&self.core, now),
-                    None => self.core.with_records(self.committed.behind(), |core| view(core, now)),
+                let behind = match &of {
+                    Shown::All => self.committed.behind(),
+                    Shown::Durable(volume) => self.committed.behind_of(volume),
+                    Shown::Decided(_) | Shown::Nodes => Vec::new(),
                 };
-                let view = Some((of, deliver));
+                let deliver = self.core.with_records(behind, |core| view(core, now));
+                let once_durable = match of {
+                    Shown::Decided(volume) => Some(volume),
+                    Shown::All | Shown::Durable(_) | Shown::Nodes => None,
+                };
+                let view = Some((once_durable, deliver));
                 return Some(Decision { now, waiter: None, effects: Vec::new(), changed: None, view });
             }
             Input::Event { event, waiter } => (*event, waiter),
@@ -165,7 +171,9 @@ mod tests {
     async fn ticks_among(inputs: usize, each: Duration) -> usize {
         let (send, mut events) = mpsc::channel(inputs);
         for _ in 0..inputs {
-            assert!(send.try_send(Input::View { of: None, view: Box::new(|_, _| Box::new(|| {})) }).is_ok());
+            assert!(
+                send.try_send(Input::View { of: Shown::All, view: Box::new(|_, _| Box::new(|| {})) }).is_ok()
+            );
         }
         let mut turns = Turns::new();
         let mut ticks = 0;

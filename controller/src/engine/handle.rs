@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use cleat_core::{
-    Core, Event, Grant, NodeId, RdsFailure, Reply, RequestId, Statement, UnixMillis, VolumeDeletion,
-    VolumeId, VolumeRecord, VolumeSpec,
+    Core, Event, Grant, NodeId, NodeRecord, RdsFailure, Reply, RequestId, Statement, UnixMillis,
+    VolumeDeletion, VolumeId, VolumeRecord, VolumeSpec,
 };
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::WatchedChange;
-use super::input::{Hello, Input, View, Waiter};
+use super::input::{Hello, Input, Shown, View, Waiter};
 use super::notices::NoticeText;
 use super::records::{Committed, NodeMark};
 use super::request_error::{EngineEnded, RequestError};
@@ -194,7 +194,38 @@ impl Engine {
         &self,
         look: impl FnOnce(&Core, UnixMillis) -> T + Send + 'static,
     ) -> Result<T, EngineEnded> {
-        self.look(None, look).await
+        self.look(Shown::All, look).await
+    }
+
+    /// [`Engine::view`] for who looks at one volume and at no other: whatever waits for the store, no other record is read.
+    ///
+    /// # Errors
+    /// If the engine has ended.
+    pub(crate) async fn view_of<T: Send + 'static>(
+        &self,
+        volume: VolumeId,
+        look: impl FnOnce(&Core, UnixMillis) -> T + Send + 'static,
+    ) -> Result<T, EngineEnded> {
+        self.look(Shown::Durable(volume), look).await
+    }
+
+    /// [`Engine::view`] for who looks at no volume, but at what is kept of nodes.
+    ///
+    /// # Errors
+    /// If the engine has ended.
+    pub(crate) async fn registry<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&BTreeMap<NodeId, NodeRecord>) -> T + Send + 'static,
+    ) -> Result<T, EngineEnded> {
+        self.look(Shown::Nodes, |core, _| look(core.registry())).await
+    }
+
+    /// Comes back after the sessions that were refused before have been refused.
+    ///
+    /// # Errors
+    /// If the engine has ended.
+    pub(crate) async fn taken_in(&self) -> Result<(), EngineEnded> {
+        self.look(Shown::Nodes, |_, _| ()).await
     }
 
     /// [`Engine::view`] for a caller whose other questions may fail otherwise.
@@ -232,7 +263,7 @@ impl Engine {
         volume: VolumeId,
         look: impl FnOnce(&Core, UnixMillis) -> T + Send + 'static,
     ) -> Result<T, RequestError> {
-        let seen = self.look(Some(volume.clone()), look);
+        let seen = self.look(Shown::Decided(volume.clone()), look);
         tokio::select! {
             // In this order: what waits for the store must not grow.
             biased;
@@ -248,7 +279,7 @@ impl Engine {
 
     async fn look<T: Send + 'static>(
         &self,
-        of: Option<VolumeId>,
+        of: Shown,
         look: impl FnOnce(&Core, UnixMillis) -> T + Send + 'static,
     ) -> Result<T, EngineEnded> {
         let (answer, answered) = oneshot::channel();

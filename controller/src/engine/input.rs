@@ -36,6 +36,19 @@ pub(crate) struct Hello {
     pub(crate) seen: NodeSeen,
 }
 
+/// What a view is shown. To show what is durable costs as much as there is more decided of than that: who needs less asks
+/// for less.
+pub(super) enum Shown {
+    /// All, as it is durable.
+    All,
+    /// Of volumes this one alone, as it is durable.
+    Durable(VolumeId),
+    /// Of volumes this one alone, with all that was decided about it, once that is durable.
+    Decided(VolumeId),
+    /// No volume.
+    Nodes,
+}
+
 /// One thing for the core to do.
 pub(super) enum Input {
     Event {
@@ -47,9 +60,8 @@ pub(super) enum Input {
         hello: Box<Hello>,
         mark: Option<NodeMark>,
     },
-    /// Of all that is durable; or, where it names a volume, of that one's record once it is.
     View {
-        of: Option<VolumeId>,
+        of: Shown,
         view: View,
     },
 }

@@ -24,7 +24,12 @@ pub(super) struct Lanes<W> {
     lanes: HashMap<Key, Lane<W>>,
     /// How many changes there were, of all records: so a lane that ends and begins again counts on.
     changes: u64,
-    after_several: Vec<(Vec<Change>, W)>,
+    /// What rests on several records, by its number: how many of those are not durable, and what is to be done.
+    after_several: HashMap<u64, (usize, W)>,
+    /// What rests on which change of a record, by those numbers: so what becomes durable makes nobody else be looked at.
+    resting: HashMap<Key, Vec<(u64, u64)>>,
+    /// The last such number.
+    numbered: u64,
     /// Records with a change that no write has.
     unwritten: BTreeSet<Key>,
     /// Lanes in which the first that waits may be free to go.
@@ -62,7 +67,9 @@ impl<W> Default for Lanes<W> {
         Self {
             lanes: HashMap::new(),
             changes: 0,
-            after_several: Vec::new(),
+            after_several: HashMap::new(),
+            resting: HashMap::new(),
+            numbered: 0,
             unwritten: BTreeSet::new(),
             to_look_at: VecDeque::new(),
             free: VecDeque::new(),
@@ -156,8 +163,12 @@ impl<W> Lanes<W> {
     fn after_several(&mut self, changes: Vec<Change>, work: W) {
         if changes.is_empty() {
             self.free.push_back(work);
-        } else {
-            self.after_several.push((changes, work));
+            return;
+        }
+        self.numbered += 1;
+        self.after_several.insert(self.numbered, (changes.len(), work));
+        for (key, change) in changes {
+            self.resting.entry(key).or_default().push((change, self.numbered));
         }
     }
 
@@ -270,9 +281,22 @@ impl<W> Lanes<W> {
             let behind = self.lanes.iter().filter(|(_, lane)| waits(lane)).map(|(key, _)| key.clone());
             self.to_look_at.extend(behind);
         }
-        for (changes, work) in std::mem::take(&mut self.after_several) {
-            let left: Vec<Change> = changes.into_iter().filter(|change| !self.is_durable(change)).collect();
-            self.after_several(left, work);
+        self.rests_no_more(key);
+    }
+
+    /// Takes off what rested on changes of this record that are durable now.
+    fn rests_no_more(&mut self, key: &Key) {
+        let Some(mut resting) = self.resting.remove(key) else { return };
+        let durable = self.lanes.get(key).map_or(u64::MAX, |lane| lane.durable);
+        for (_, number) in resting.extract_if(.., |(change, _)| *change <= durable) {
+            let Some((left, _)) = self.after_several.get_mut(&number) else { continue };
+            *left -= 1;
+            if *left == 0 {
+                self.free.extend(self.after_several.remove(&number).map(|(_, work)| work));
+            }
+        }
+        if !resting.is_empty() {
+            self.resting.insert(key.clone(), resting);
         }
     }
 
@@ -383,6 +407,33 @@ mod tests {
         lanes.durable(&v("b"));
         assert_eq!(all(&mut lanes), [1]);
         assert!(!lanes.is_empty());
+    }
+
+    #[test]
+    fn what_rests_on_several_is_done_once_with_the_last_of_them() {
+        let mut lanes = Lanes::default();
+        for volume in ["a", "b", "c"] {
+            lanes.change(&v(volume), |_| {});
+        }
+        lanes.line_up_after(&[v("a"), v("b")], 1);
+        lanes.line_up_after(&[v("b"), v("c")], 2);
+        written(&mut lanes);
+        // A later change is none that they rest on.
+        lanes.change(&v("b"), |_| {});
+        lanes.durable(&v("c"));
+        assert!(all(&mut lanes).is_empty());
+        lanes.durable(&v("b"));
+        assert_eq!(all(&mut lanes), [2]);
+        assert_eq!(
+            lanes.resting.len(),
+            1,
+            "who becomes durable is asked for what rests on it, and nobody else"
+        );
+        lanes.give_up(&v("a"));
+        assert_eq!(all(&mut lanes), [1]);
+        written(&mut lanes);
+        lanes.durable(&v("b"));
+        assert!(all(&mut lanes).is_empty() && lanes.is_empty() && lanes.resting.is_empty());
     }
 
     #[test]

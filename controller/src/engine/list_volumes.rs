@@ -22,6 +22,9 @@ const PAUSES: [Duration; 3] = [Duration::from_secs(4), Duration::from_secs(8), D
 const AGAIN: Duration = Duration::from_secs(2);
 /// From then on.
 const AFTERWARDS: Duration = Duration::from_secs(30);
+/// Volumes that the core holds against its records in one step: whoever else wants something of it waits no longer for a long
+/// list than for a short one.
+const PART: usize = 1_000;
 
 /// Reads lists for as long as anybody decides by them.
 pub(super) async fn run(
@@ -37,13 +40,8 @@ pub(super) async fn run(
             let priority = if pauses.len() > 0 { Priority::Detach } else { Priority::List };
             in_doubt.look();
             let listed = rds.volumes(priority, Freshness::Now).await;
-            let at_rest = in_doubt.at_rest();
-            let (event, pause) = match listed {
-                Ok(inventory) => {
-                    let mut volumes = all(&inventory);
-                    volumes.iter_mut().for_each(|listed| listed.at_rest = at_rest(&listed.volume));
-                    (Event::RdsListed { volumes, whole: true }, pauses.next().unwrap_or(AFTERWARDS))
-                }
+            let (events, pause) = match listed {
+                Ok(inventory) => (in_parts(all(&inventory)), pauses.next().unwrap_or(AFTERWARDS)),
                 Err(error) => {
                     let error = cleat_runtime::exit::Causes(&error).to_string();
                     if first {
@@ -56,13 +54,19 @@ pub(super) async fn run(
                         tracing::warn!(error, "cannot list the volumes of the RDS again; trying again");
                     }
                     (
-                        Event::RdsNotListed { error },
+                        vec![Event::RdsNotListed { error }],
                         if first { AGAIN } else { pauses.next().unwrap_or(AFTERWARDS) },
                     )
                 }
             };
-            if inbox.send(Input::Event { event: Box::new(event), waiter: None }).await.is_err() {
-                return;
+            for mut event in events {
+                let Ok(place) = inbox.reserve().await else { return };
+                if let Event::RdsListed { volumes, .. } = &mut event {
+                    volumes
+                        .iter_mut()
+                        .for_each(|listed| listed.at_rest = in_doubt.is_at_rest(&listed.volume));
+                }
+                place.send(Input::Event { event: Box::new(event), waiter: None });
             }
             tokio::time::sleep(pause).await;
         }
@@ -71,6 +75,17 @@ pub(super) async fn run(
         () = stop.cancelled() => {}
         () = look => {}
     }
+}
+
+/// The last part says that all were listed.
+fn in_parts(mut volumes: Vec<ListedVolume>) -> Vec<Event> {
+    let mut events = Vec::with_capacity(volumes.len() / PART + 1);
+    while volumes.len() > PART {
+        let part = volumes.split_off(volumes.len() - PART);
+        events.push(Event::RdsListed { volumes: part, whole: false });
+    }
+    events.push(Event::RdsListed { volumes, whole: true });
+    events
 }
 
 fn all(inventory: &Inventory) -> Vec<ListedVolume> {
@@ -98,4 +113,33 @@ pub(super) fn listed(volume: &RdsVolume) -> ListedVolume {
     let (volume, exported, keeps_list) = (volume.id.clone(), volume.exported, !volume.hosts.is_empty());
     // Whoever looked it up did not look for what is under way.
     ListedVolume { volume, hosts, exported, keeps_list, problem, at_rest: false }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_list_is_handed_on_in_parts_of_which_the_last_is_whole() {
+        for (volumes, parts) in [(0, 1), (1, 1), (PART, 1), (PART + 1, 2), (3 * PART, 3)] {
+            let listed = |number| ListedVolume {
+                volume: cleat_core::VolumeId::new(format!("v-{number}")).unwrap(),
+                hosts: Vec::new(),
+                exported: true,
+                keeps_list: true,
+                problem: None,
+                at_rest: false,
+            };
+            let events = in_parts((0..volumes).map(listed).collect());
+            let mut seen = std::collections::BTreeSet::new();
+            for (at, event) in events.iter().enumerate() {
+                let Event::RdsListed { volumes, whole } = event else { panic!("{event:?}") };
+                assert!(volumes.len() <= PART);
+                assert_eq!(*whole, at + 1 == parts);
+                seen.extend(volumes.iter().map(|listed| listed.volume.clone()));
+            }
+            assert_eq!((events.len(), seen.len()), (parts, volumes));
+        }
+    }
 }

@@ -76,10 +76,9 @@ impl RdsInDoubt {
         marked.since_look = marked.volumes.keys().cloned().collect();
     }
 
-    /// Whether a volume had no mark all the time since then.
-    pub(super) fn at_rest(&self) -> impl Fn(&VolumeId) -> bool + use<> {
-        let marked = std::mem::take(&mut self.lock().since_look);
-        move |volume| !marked.contains(volume)
+    /// Whether a volume had no mark all the time since then. To be asked right before what was read is handed on.
+    pub(super) fn is_at_rest(&self, volume: &VolumeId) -> bool {
+        !self.lock().since_look.contains(volume)
     }
 
     /// One of them was answered; `certain`: it is known what was done.
@@ -167,14 +166,18 @@ mod tests {
         asking(&all, &["meanwhile"]);
         all.answered(&v("meanwhile"), true);
         let _ = all.settled();
-        let at_rest = all.at_rest();
         for (volume, rests) in
             [("inherited", false), ("before", false), ("meanwhile", false), ("other", true)]
         {
-            assert_eq!(at_rest(&v(volume)), rests, "{volume}");
+            assert_eq!(all.is_at_rest(&v(volume)), rests, "{volume}");
         }
+        asking(&all, &["other"]);
+        assert!(
+            !all.is_at_rest(&v("other")),
+            "what is asked while parts are handed on counts for those to come"
+        );
         all.look();
-        assert!(all.at_rest()(&v("meanwhile")), "its answer was certain, and its mark is gone");
+        assert!(all.is_at_rest(&v("meanwhile")), "its answer was certain, and its mark is gone");
     }
 
     #[tokio::test(start_paused = true)]

@@ -20,6 +20,8 @@ use super::EngineError;
 use crate::metrics;
 use crate::store::{Key, RecordKind, StoredRecord, Version, Write, left_out};
 
+/// Records that are read one after the other at least.
+const PART: usize = 500;
 /// Fields that a node's record had once and that say nothing any more.
 const RETIRED_OF_NODES: [&str; 1] = ["pinned"];
 
@@ -132,9 +134,8 @@ pub enum RecordError {
 /// The first record that cannot be read.
 pub fn read(stored: Vec<StoredRecord>) -> Result<Records, RecordError> {
     let mut records = Records::default();
-    for stored in stored {
-        let key = stored.key.clone();
-        match records.add(stored) {
+    for (key, read) in read_each(stored) {
+        match read.and_then(|read| records.add(read)) {
             Err(error @ RecordError::Newer { .. }) => records.leave(&key, &error),
             added => added?,
         }
@@ -146,13 +147,68 @@ pub fn read(stored: Vec<StoredRecord>) -> Result<Records, RecordError> {
 /// which people may change one record while everybody else goes on.
 pub fn read_what_can_be(stored: Vec<StoredRecord>) -> Records {
     let mut records = Records::default();
-    for stored in stored {
-        let key = stored.key.clone();
-        if let Err(error) = records.add(stored) {
+    for (key, read) in read_each(stored) {
+        if let Err(error) = read.and_then(|read| records.add(read)) {
             records.leave(&key, &error);
         }
     }
     records
+}
+
+/// One record that was read.
+enum ReadRecord {
+    /// It counts even where it is left as it is, for what is said beside it.
+    Node(KeptNode, Result<(), RecordError>),
+    Volume(VolumeId, Option<VolumeRecord>, Kept),
+}
+
+/// Reads each record, in their order; where there are many, on all cores: nothing is served before all are read.
+fn read_each(stored: Vec<StoredRecord>) -> Vec<(Key, Result<ReadRecord, RecordError>)> {
+    let read = |part: Vec<StoredRecord>| -> Vec<_> {
+        part.into_iter().map(|stored| (stored.key.clone(), read_one(stored))).collect()
+    };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut rest = stored.into_iter();
+    let part = rest.len().div_ceil(cores).max(PART);
+    if rest.len() <= part {
+        return read(rest.collect());
+    }
+    std::thread::scope(|scope| {
+        let (mut parts, read) = (Vec::new(), &read);
+        while rest.len() > 0 {
+            let some: Vec<StoredRecord> = rest.by_ref().take(part).collect();
+            parts.push(scope.spawn(move || read(some)));
+        }
+        let ended = parts.into_iter().map(|part| part.join());
+        ended.flat_map(|read| read.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+    })
+}
+
+fn read_one(StoredRecord { key, version, mut value }: StoredRecord) -> Result<ReadRecord, RecordError> {
+    let unreadable = |source| RecordError::Unreadable { key: key.clone(), source };
+    if key.kind == RecordKind::Node {
+        let record = NodeRecord::deserialize(&value).map_err(unreadable)?;
+        if record.node.as_str() != key.name {
+            return Err(RecordError::MisplacedNode { key, node: record.node });
+        }
+        if let Some(said) = value.as_object_mut() {
+            RETIRED_OF_NODES.iter().for_each(|field| drop(said.remove(*field)));
+        }
+        let kept = serde_json::to_value(&record).map_err(unreadable)?;
+        return Ok(ReadRecord::Node(KeptNode { version, record }, known(key, &value, &kept)));
+    }
+    let Ok(volume) = VolumeId::new(&key.name) else {
+        return Err(RecordError::Unknown { key });
+    };
+    let Written { record, unsettled } = Written::deserialize(&value).map_err(unreadable)?;
+    let read = record.as_ref().map(VolumeRecord::deserialize).transpose().map_err(unreadable)?;
+    if let Some(other) = read.as_ref().map(|read| &read.spec.id).filter(|id| **id != volume) {
+        return Err(RecordError::Misplaced { key, volume: other.clone() });
+    }
+    let kept = read.as_ref().map(serde_json::to_value).transpose().map_err(unreadable)?;
+    let kept = serde_json::to_value(Written { record: kept, unsettled }).map_err(unreadable)?;
+    known(key, &value, &kept)?;
+    Ok(ReadRecord::Volume(volume, read, Kept { version: Some(version), record, unsettled }))
 }
 
 impl Records {
@@ -175,37 +231,21 @@ impl Records {
         }
     }
 
-    fn add(&mut self, StoredRecord { key, version, mut value }: StoredRecord) -> Result<(), RecordError> {
-        let unreadable = |source| RecordError::Unreadable { key: key.clone(), source };
-        if key.kind == RecordKind::Node {
-            let record = NodeRecord::deserialize(&value).map_err(unreadable)?;
-            if record.node.as_str() != key.name {
-                return Err(RecordError::MisplacedNode { key, node: record.node });
+    fn add(&mut self, read: ReadRecord) -> Result<(), RecordError> {
+        match read {
+            ReadRecord::Node(kept, known) => {
+                self.nodes.insert(kept.record.node.clone(), kept);
+                known
             }
-            if let Some(said) = value.as_object_mut() {
-                RETIRED_OF_NODES.iter().for_each(|field| drop(said.remove(*field)));
+            ReadRecord::Volume(volume, record, kept) => {
+                self.volumes.extend(record);
+                if kept.unsettled {
+                    self.unsettled.insert(volume.clone());
+                }
+                self.kept.insert(volume, kept);
+                Ok(())
             }
-            let kept = serde_json::to_value(&record).map_err(unreadable)?;
-            self.nodes.insert(record.node.clone(), KeptNode { version, record });
-            return known(key, &value, &kept);
         }
-        let Ok(volume) = VolumeId::new(&key.name) else {
-            return Err(RecordError::Unknown { key });
-        };
-        let Written { record, unsettled } = Written::deserialize(&value).map_err(unreadable)?;
-        let read = record.as_ref().map(VolumeRecord::deserialize).transpose().map_err(unreadable)?;
-        if let Some(other) = read.as_ref().map(|read| &read.spec.id).filter(|id| **id != volume) {
-            return Err(RecordError::Misplaced { key, volume: other.clone() });
-        }
-        let kept = read.as_ref().map(serde_json::to_value).transpose().map_err(unreadable)?;
-        let kept = serde_json::to_value(Written { record: kept, unsettled }).map_err(unreadable)?;
-        known(key, &value, &kept)?;
-        self.volumes.extend(read);
-        if unsettled {
-            self.unsettled.insert(volume.clone());
-        }
-        self.kept.insert(volume, Kept { version: Some(version), record, unsettled });
-        Ok(())
     }
 
     /// The highest term under which any of them was granted or ended; 0 if there is none.
@@ -293,6 +333,15 @@ struct OfAll {
     /// Volumes about which nothing more is done, and why.
     set_aside: HashMap<VolumeId, String>,
     nodes: HashMap<NodeId, OfNode>,
+}
+
+impl OfAll {
+    /// What is durable of a volume.
+    fn record(&self, volume: &VolumeId) -> Option<VolumeRecord> {
+        let record = self.kept.get(volume)?.record.as_ref()?;
+        // It was read, or written, as one.
+        VolumeRecord::deserialize(record).ok()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -394,12 +443,17 @@ impl Committed {
     /// The volumes about which more was decided than is durable, each with what is.
     pub(super) fn behind(&self) -> Vec<(VolumeId, Option<VolumeRecord>)> {
         let all = self.lock();
-        let record = |volume: &VolumeId| {
-            let record = all.kept.get(volume)?.record.clone()?;
-            // It was read, or written, as one.
-            serde_json::from_value(record).ok()
-        };
-        all.ahead.keys().map(|volume| (volume.clone(), record(volume))).collect()
+        all.ahead.keys().map(|volume| (volume.clone(), all.record(volume))).collect()
+    }
+
+    /// The same of one volume; no other is read.
+    pub(super) fn behind_of(&self, volume: &VolumeId) -> Vec<(VolumeId, Option<VolumeRecord>)> {
+        let all = self.lock();
+        all.ahead
+            .get_key_value(volume)
+            .map(|(volume, _)| (volume.clone(), all.record(volume)))
+            .into_iter()
+            .collect()
     }
 
     /// The volumes that were set aside, and why: what is kept of them says nothing for certain.
@@ -577,6 +631,26 @@ mod tests {
             let error = read(stored(name, value)).unwrap_err().to_string();
             assert!(error.contains(name) && error.contains(words), "{error}");
         }
+    }
+
+    #[test]
+    fn of_many_records_all_are_read_and_the_first_that_cannot_be_is_named() {
+        let of = |number: usize| {
+            let (name, mut record) = (format!("v{number:04}"), record());
+            record["spec"]["id"] = json!(name);
+            stored(&name, json!({"record": record, "unsettled": number % 2 == 0})).remove(0)
+        };
+        let mut all: Vec<StoredRecord> = (0..5 * PART).map(of).collect();
+        let records = read(all.clone()).unwrap();
+        let ids: Vec<&str> = records.volumes.iter().map(|read| read.spec.id.as_str()).collect();
+        assert!(ids.is_sorted() && ids.len() == 5 * PART && records.kept.len() == ids.len());
+        assert_eq!(records.unsettled.len(), ids.len().div_ceil(2));
+        for number in [4 * PART, 2 * PART, PART + 7] {
+            all[number].value = json!({"record": 1});
+        }
+        let error = read(all.clone()).unwrap_err().to_string();
+        assert!(error.contains(&format!("volume v{:04}", PART + 7)), "{error}");
+        assert_eq!(read_what_can_be(all).volumes.len(), 5 * PART - 3);
     }
 
     #[test]
@@ -766,6 +840,8 @@ mod tests {
             committed.behind().into_iter().map(|(v, record)| (v, record.is_some())).collect::<Vec<_>>()
         };
         assert_eq!(shown(&committed), [(v.clone(), true)]);
+        let of = |volume: &str| committed.behind_of(&VolumeId::new(volume).unwrap()).len();
+        assert_eq!((of("v"), of("w")), (1, 0), "each alone, where that is all that is looked at");
         let mut wanted = Wanted::default();
         wanted.volume(None);
         let write = book.write(&key, wanted).unwrap().unwrap();

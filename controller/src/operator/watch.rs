@@ -109,7 +109,7 @@ impl Watch {
 
     async fn volume(&self, id: VolumeId) -> Result<(), Over> {
         let name = id.to_string();
-        let now = self.engine.view(move |core, now| info::volume(core, &id, now)).await?;
+        let now = self.engine.view_of(id.clone(), move |core, now| info::volume(core, &id, now)).await?;
         self.send(match now {
             Some(volume) => Kind::Volume(info::with_reports(volume, &self.reports)),
             None => Kind::VolumeGone(name),

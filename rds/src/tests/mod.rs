@@ -16,6 +16,7 @@ mod absence;
 mod access;
 mod late;
 mod owners;
+mod questions;
 mod router;
 mod sim;
 mod transport;

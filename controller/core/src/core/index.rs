@@ -24,6 +24,17 @@ impl Index {
     /// Takes note of a volume as it is now; `None`: it is not tracked any more.
     pub(super) fn update(&mut self, volume: &VolumeId, record: Option<&VolumeRecord>, now: UnixMillis) {
         let about: BTreeSet<(NodeId, HostNqn)> = record.map(VolumeRecord::hosts).unwrap_or_default();
+        if self.about.get(volume).unwrap_or(&BTreeSet::new()) != &about {
+            self.is_about(volume, about);
+        }
+        if record.is_some_and(|record| record.waits_for_time(now)) {
+            self.awake.insert(volume.clone());
+        } else {
+            self.awake.remove(volume);
+        }
+    }
+
+    fn is_about(&mut self, volume: &VolumeId, about: BTreeSet<(NodeId, HostNqn)>) {
         let before = self.about.remove(volume).unwrap_or_default();
         for (node, host) in before.difference(&about) {
             remove(&mut self.by_node, node, volume);
@@ -36,11 +47,11 @@ impl Index {
         if !about.is_empty() {
             self.about.insert(volume.clone(), about);
         }
-        if record.is_some_and(|record| record.waits_for_time(now)) {
-            self.awake.insert(volume.clone());
-        } else {
-            self.awake.remove(volume);
-        }
+    }
+
+    /// Whether the volume is in here as it is.
+    pub(super) fn knows(&self, volume: &VolumeId, record: &VolumeRecord) -> bool {
+        self.about.get(volume).unwrap_or(&BTreeSet::new()) == &record.hosts()
     }
 
     /// Volumes that a node has, or was cut off from.

@@ -229,8 +229,10 @@ impl Core {
 impl Transition<'_> {
     /// The RDS has listed volumes: `whole`: all that it has.
     pub(super) fn rds_listed(&mut self, volumes: Vec<ListedVolume>, whole: bool) {
+        let asked: BTreeSet<VolumeId> =
+            self.core.operations.values().map(|(volume, _)| volume.clone()).collect();
         for listed in volumes {
-            self.compare(listed);
+            self.compare(listed, &asked);
         }
         if whole {
             let lists = &mut self.core.lists;
@@ -269,14 +271,15 @@ impl Transition<'_> {
         self.core.lists.trouble = Some(error);
     }
 
-    fn compare(&mut self, listed: ListedVolume) {
+    /// `asked`: the RDS has not answered yet what it was asked of them.
+    fn compare(&mut self, listed: ListedVolume, asked: &BTreeSet<VolumeId>) {
         let lists = &mut self.core.lists;
         if !lists.needed {
             return;
         }
         // What was seen once is what this process has changed itself since, but for what comes late of others.
         if lists.seen.contains(&listed.volume) && !lists.doubts.contains_key(&listed.volume) {
-            let asks = self.core.operations.values().any(|(volume, _)| *volume == listed.volume);
+            let asks = asked.contains(&listed.volume);
             if listed.at_rest && listed.problem.is_none() && !asks {
                 self.undone_by_others(listed);
             }
@@ -474,6 +477,7 @@ impl Transition<'_> {
         stray.trouble = Some(Trouble::ListedWithoutRecord);
         record.join(stray);
         self.dirty.insert(volume.clone());
+        self.touched.insert(volume.clone());
         self.notice(Notice::StrayFound { volume: volume.clone(), node: node.clone() });
         if self.core.nodes.get(&node).is_some_and(|n| n.ready_session().is_some()) {
             self.reconcile(volume, &node);
@@ -497,10 +501,10 @@ impl Transition<'_> {
         let Some(unknown) = unknown_host(&identity.host_nqn) else {
             return;
         };
-        for (id, record) in &mut self.core.volumes {
-            if !record.knows(&unknown) || record.attachment(node).is_some() {
+        for id in self.on_record(&unknown) {
+            let Some(record) = self.core.volumes.get_mut(&id).filter(|r| r.attachment(node).is_none()) else {
                 continue;
-            }
+            };
             for attachment in record.attachments.iter_mut().filter(|a| a.node == unknown) {
                 attachment.node = node.clone();
                 if let Phase::Draining { evidence: Some(evidence), .. } = &mut attachment.phase {
@@ -515,7 +519,7 @@ impl Transition<'_> {
                 migration.rename(&unknown, node);
             }
             self.dirty.insert(id.clone());
-            self.touched.insert(id.clone());
+            self.touched.insert(id);
         }
         for (_, about) in self.core.operations.values_mut() {
             if about.as_ref() == Some(&unknown) {
@@ -567,10 +571,9 @@ impl Transition<'_> {
         let is_over = |doubt: &Doubt| self.core.is_cut(doubt) && self.now >= self.core.lands_until();
         let mut doubts = self.core.lists.doubts.iter().filter(|(_, doubt)| !is_over(doubt));
         let unknown = unknown_host(nqn).filter(|_| self.core.lists.needed);
-        let listed = |record: &VolumeRecord| unknown.as_ref().is_some_and(|host| record.knows(host));
-        let mut all = self.core.volumes.iter().filter(|(_, record)| listed(record)).map(|(volume, _)| volume);
-        let volume = doubts.next().map(|(volume, _)| volume).or_else(|| all.next())?;
-        Some(PinHolds::InDoubt { volume: Some(volume.clone()) })
+        let listed = || unknown.and_then(|host| self.on_record(&host).into_iter().next());
+        let volume = doubts.next().map(|(volume, _)| volume.clone()).or_else(listed)?;
+        Some(PinHolds::InDoubt { volume: Some(volume) })
     }
 
     /// A person has declared the node gone: nobody waits for its report any more. It is kept again once it is heard.

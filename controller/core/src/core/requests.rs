@@ -46,12 +46,19 @@ impl Core {
         self.waiters.iter().filter(concerns).map(|(volume, _)| volume).chain(self.tickets.about(node))
     }
 
-    /// Whether the node can be sent an Attach: `Ok(false)` as soon as its inventory is in.
-    pub(super) fn may_be_granted(&self, node: &NodeId) -> Result<bool, Refusal> {
+    /// Whether the node can be sent an Attach: `Ok(false)` as soon as its inventory is in. `unindexed`: volumes that the index
+    /// may not show yet.
+    pub(super) fn may_be_granted(
+        &self,
+        node: &NodeId,
+        unindexed: &BTreeSet<VolumeId>,
+    ) -> Result<bool, Refusal> {
         let silent = |since| Refusal::Silent { node: node.clone(), since };
         let Some(known) = self.nodes.get(node) else {
             // Known from records, it may come back; of any other, most likely the name is not right.
-            return Err(if self.knows_of(node) || self.volumes.values().any(|v| v.knows(node)) {
+            let on_record = |v: &VolumeId| self.volumes.get(v).is_some_and(|record| record.knows(node));
+            let is_known = self.knows_of(node) || self.index.of_node(node).chain(unindexed).any(on_record);
+            return Err(if is_known {
                 silent(self.began)
             } else {
                 Refusal::UnknownNode { node: node.clone() }
@@ -351,7 +358,7 @@ impl Transition<'_> {
         if self.core.volumes.get(&spec.id).is_some_and(|record| record.deleting) {
             return refuse(Refusal::Deleting { volume: spec.id.clone() });
         }
-        match self.core.may_be_granted(node) {
+        match self.core.may_be_granted(node, &self.touched) {
             Ok(true) => {}
             Ok(false) => return (Ruling::Wait, config.request_limit_ms),
             Err(refusal) => return refuse(refusal),

@@ -59,7 +59,7 @@ pub(super) struct Directives {
     term: u64,
     sequence: u64,
     epochs: BTreeMap<usize, Epoch>,
-    _agent: Daemon,
+    agent: Daemon,
     _server: tokio::task::JoinHandle<()>,
 }
 
@@ -96,9 +96,14 @@ impl Directives {
             term: u64::try_from(term)?,
             sequence: 0,
             epochs: BTreeMap::new(),
-            _agent: agent,
+            agent,
             _server: server,
         })
+    }
+
+    /// The agent's process in the node.
+    pub(super) fn agent_pid(&self) -> u32 {
+        self.agent.pid()
     }
 
     /// Attaches the first `count` volumes.

@@ -28,21 +28,33 @@ pub(super) fn bare_nqn(index: usize) -> String {
 
 /// Makes so many volumes of both kinds that `node` may connect to.
 pub(super) async fn make(world: &World, node: &Node, count: usize) -> anyhow::Result<()> {
+    make_for_the_agent(world, node, count).await?;
     let host_nqn = node.host_nqn().await?;
     for index in 0..count {
-        for (slot, nqn) in [(id(index), nqn(index)), (format!("bare-{index}"), bare_nqn(index))] {
-            let properties = serde_json::json!({
-                "type": "file",
-                "slot": slot,
-                "file-path": format!("storage-pool/bench/{slot}.img"),
-                "file-size": SIZE_BYTES.to_string(),
-                "mount-filesystem": "no",
-                "nvme-tcp-export": "yes",
-                "nvme-tcp-server-nqn": nqn,
-                "nvme-tcp-server-allow-host-name": host_nqn,
-            });
-            world.rds.put_disk(&properties).await.with_context(|| format!("make disk {slot}"))?;
-        }
+        make_one(world, &host_nqn, &format!("bare-{index}"), &bare_nqn(index)).await?;
     }
     Ok(())
+}
+
+/// Makes so many volumes of the second agent's.
+pub(super) async fn make_for_the_agent(world: &World, node: &Node, count: usize) -> anyhow::Result<()> {
+    let host_nqn = node.host_nqn().await?;
+    for index in 0..count {
+        make_one(world, &host_nqn, &id(index), &nqn(index)).await?;
+    }
+    Ok(())
+}
+
+async fn make_one(world: &World, host_nqn: &str, slot: &str, nqn: &str) -> anyhow::Result<()> {
+    let properties = serde_json::json!({
+        "type": "file",
+        "slot": slot,
+        "file-path": format!("storage-pool/bench/{slot}.img"),
+        "file-size": SIZE_BYTES.to_string(),
+        "mount-filesystem": "no",
+        "nvme-tcp-export": "yes",
+        "nvme-tcp-server-nqn": nqn,
+        "nvme-tcp-server-allow-host-name": host_nqn,
+    });
+    world.rds.put_disk(&properties).await.with_context(|| format!("make disk {slot}"))
 }

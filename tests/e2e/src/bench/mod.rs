@@ -5,6 +5,7 @@
 //! always holds: all four ways are measured in the same machine against the same target, interleaved, with all
 //! volumes begun at once; a measurement that failed ends the run, but for nvme-cli's, whose failures are a result.
 
+pub mod at_rest;
 mod cases;
 mod directives;
 mod disks;

@@ -36,6 +36,22 @@ enum What {
     CliConnect(Connect),
     /// `nvme disconnect` for each volume, side by side, until sysfs shows no controller
     CliDisconnect(Volumes),
+    /// Start so many processes that do nothing, for as long as this one is there; say when all are
+    Crowd {
+        #[arg(long)]
+        processes: u32,
+        #[command(flatten)]
+        each: Stand,
+    },
+    /// Be one of them
+    Stand(Stand),
+}
+
+#[derive(Debug, Args)]
+struct Stand {
+    /// Open files of a process
+    #[arg(long)]
+    descriptors: u32,
 }
 
 #[derive(Debug, Args)]
@@ -81,23 +97,48 @@ const MAX_ERRORS: usize = 5;
 const FABRICS: &str = "/dev/nvme-fabrics";
 
 fn main() -> ExitCode {
-    let measured = match Cli::parse().what {
-        What::FloorConnect(connect) => floor_connect(&connect),
-        What::FloorDelete(volumes) => floor_delete(&volumes),
-        What::CliConnect(connect) => cli_connect(&connect),
-        What::CliDisconnect(volumes) => cli_disconnect(&volumes),
-    };
-    let said = measured.and_then(|measured| {
+    let tell = |measured: Measured| {
         let line = serde_json::to_string(&measured)?;
         writeln!(io::stdout(), "{line}")
-    });
-    match said {
+    };
+    let done = match Cli::parse().what {
+        What::FloorConnect(connect) => floor_connect(&connect).and_then(tell),
+        What::FloorDelete(volumes) => floor_delete(&volumes).and_then(tell),
+        What::CliConnect(connect) => cli_connect(&connect).and_then(tell),
+        What::CliDisconnect(volumes) => cli_disconnect(&volumes).and_then(tell),
+        What::Crowd { processes, each } => crowd(processes, &each),
+        What::Stand(each) => stand(&each),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(io::stderr(), "bench-guest: {error}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn crowd(processes: u32, each: &Stand) -> io::Result<()> {
+    let program = std::env::current_exe()?;
+    // Nobody writes: it ends with this process, and all of them with it.
+    let (end, _held) = io::pipe()?;
+    let mut all = Vec::new();
+    for _ in 0..processes {
+        let mut one = Command::new(&program);
+        one.args(["stand", "--descriptors", &each.descriptors.to_string()]);
+        all.push(one.stdin(end.try_clone()?).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?);
+    }
+    writeln!(io::stdout(), "all there")?;
+    match all.first_mut() {
+        Some(first) => Err(io::Error::other(format!("one has ended: {}", first.wait()?))),
+        None => Ok(()),
+    }
+}
+
+fn stand(each: &Stand) -> io::Result<()> {
+    let others = each.descriptors.saturating_sub(3);
+    let _open = (0..others).map(|_| fs::File::open("/dev/null")).collect::<io::Result<Vec<_>>>()?;
+    io::stdin().read(&mut [0]).map(drop)
 }
 
 impl Measured {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use clap::{Parser, Subcommand};
-use cleat_e2e::bench::{self, Options, fence, one_network, paths, restarts};
+use cleat_e2e::bench::{self, Options, at_rest, fence, one_network, paths, restarts};
 use cleat_e2e::world::Rung;
 use cleat_rig::Namespace;
 use serde::Serialize;
@@ -63,6 +63,24 @@ enum What {
         /// How often each case is measured
         #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..))]
         repetitions: u8,
+    },
+    /// What an agent costs at rest that holds very many volumes, beside very many processes
+    AtRest {
+        /// Print one JSON object as the last line
+        #[arg(long)]
+        json: bool,
+        /// Kernel of the machines, as hack/setup kernels has fetched it
+        #[arg(long, value_name = "VERSION", env = "CLEAT_KERNEL", default_value = "6.1")]
+        kernel: String,
+        /// Volumes that it holds
+        #[arg(long, value_name = "N", default_value_t = 200)]
+        volumes: usize,
+        /// Processes beside it, with 30 descriptors each
+        #[arg(long, value_name = "N", default_value_t = 5_000)]
+        processes: u32,
+        /// Seconds that are measured
+        #[arg(long, value_name = "N", default_value_t = 120)]
+        rest_s: u64,
     },
     /// What a fence costs on each rung, as ratios to the raw commands of that rung
     Fence {
@@ -136,6 +154,11 @@ fn ran(what: What) -> anyhow::Result<()> {
             let (volumes, repetitions) = (volumes.into(), repetitions.into());
             let options = one_network::Options { kernel, volumes, repetitions };
             print_json(json, &runtime.block_on(one_network::run(&run, &options))?)?;
+        }
+        What::AtRest { json, kernel, volumes, processes, rest_s } => {
+            let (descriptors, rest) = (30, Duration::from_secs(rest_s));
+            let options = at_rest::Options { kernel, volumes, processes, descriptors, rest };
+            print_json(json, &runtime.block_on(at_rest::run(&run, &options))?)?;
         }
         What::Fence { json, kernel, rungs, repetitions, held } => {
             let (repetitions, held_repetitions) = (usize::from(repetitions), usize::from(held));

@@ -184,7 +184,7 @@ impl Core {
         if record.is_some_and(|record| record.deleting) {
             return Some(Refusal::Deleting { volume });
         }
-        match self.may_be_granted(node) {
+        match self.may_be_granted(node, unindexed) {
             Ok(true) => {}
             Ok(false) => return Some(waits(Wait::Inventory { node: node.clone() })),
             Err(refusal) => return Some(refusal),
