@@ -100,7 +100,7 @@ pub fn overwrite(args: &OverwriteArgs, out: &mut impl Write) -> io::Result<Overw
         let writers: Vec<_> =
             (0..args.blocks).map(|block| scope.spawn(move || shared.write(args, block.into()))).collect();
         while shared.warm.load(Ordering::Acquire) < blocks {
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::park_timeout(Duration::from_millis(5));
         }
         let said = writeln!(out, "ready").and_then(|()| out.flush());
         // Without a line the blocks are watched at once: nobody is left to say when.
@@ -109,6 +109,8 @@ pub fn overwrite(args: &OverwriteArgs, out: &mut impl Write) -> io::Result<Overw
         let ends: Vec<OfBlock> = writers.into_iter().filter_map(|writer| writer.join().ok()).collect();
         said.map(|()| ends)
     })?;
+    // A real pause: what comes late has this long to come.
+    #[allow(clippy::disallowed_methods)]
     std::thread::sleep(Duration::from_millis(args.settle_ms));
     let mut found = Overwritten::default();
     let mut memory = AlignedBlock::new();

@@ -74,8 +74,8 @@ pub async fn run(run: &Namespace, options: &Options) -> anyhow::Result<Figures> 
     say(&format!("booting one RDS and one node, Linux {}", options.kernel));
     let world = World::boot(run, world_options).await?;
     let measured = measured(&world, options, began).await;
-    let failed = measured.as_ref().map_or(true, |figures| !figures.failures().is_empty());
-    if failed {
+    let sound = measured.as_ref().is_ok_and(|figures| figures.failures().is_empty());
+    if !sound {
         say(&world.logs_are_in("bench-paths").await);
     }
     measured
