@@ -45,16 +45,19 @@ impl<H: Host> Fleet<H> {
 
     /// Notes it for the next process, where it is not what was noted last. Not while an operation runs: it changes soon.
     pub(super) async fn keep_connections(&self) {
-        let busy = self.volumes().iter().any(|volume| volume.gate.holder().is_some());
+        let busy = || self.volumes().iter().any(|volume| volume.gate.holder().is_some());
         let unbroken = self.unbroken();
         let mut kept = self.kept_connections().lock().await;
-        if busy || *kept == unbroken {
+        if busy() || *kept == unbroken {
             return;
         }
         let Some(before) = self.sockets().await.filter(|sockets| !sockets.is_empty()) else { return };
         sleep(SETTLED).await;
+        if busy() {
+            return;
+        }
         let shared = self.shared();
-        let (Ok(()), Ok(topology)) = (self.sweep().await, shared.host.topology().await) else { return };
+        let Ok(topology) = self.look_at_all().await else { return };
         if self.unbroken() != unbroken || self.sockets().await != Some(before.clone()) {
             return;
         }
@@ -127,7 +130,9 @@ mod tests {
     async fn a_connection_that_came_back_while_no_agent_ran_is_a_break() {
         let machine = noted().await;
         let one = machine.kernel.world().of("v").remove(0);
-        machine.kernel.change(|world| drop(world.reconnected.insert(one, 1)));
+        machine.kernel.change(|world| {
+            world.reconnected.insert(one, 1);
+        });
         let agent = machine.agent();
         agent.fleet.carry_over().await;
         assert!(!agent.state().await.unbroken);
@@ -141,7 +146,9 @@ mod tests {
         let changing = async {
             sleep(SETTLED / 5).await;
             let one = machine.kernel.world().of("v").remove(0);
-            machine.kernel.change(|world| drop(world.reconnected.insert(one, 1)));
+            machine.kernel.change(|world| {
+                world.reconnected.insert(one, 1);
+            });
         };
         tokio::join!(keeping, changing);
         drop(agent);

@@ -153,6 +153,11 @@ impl<H: Host> Fleet<H> {
     /// # Errors
     /// If sysfs cannot be read.
     pub async fn sweep(&self) -> Result<(), SysfsError> {
+        self.look_at_all().await.map(drop)
+    }
+
+    /// The same; gives what was read.
+    pub(super) async fn look_at_all(&self) -> Result<Topology, SysfsError> {
         if !self.inner.listed.load(Ordering::Acquire) {
             self.load();
         }
@@ -184,7 +189,7 @@ impl<H: Host> Fleet<H> {
                 volume.report(&observation);
             }
         }
-        Ok(())
+        Ok(topology)
     }
 
     /// Reads the kernel again and returns the state of every volume.

@@ -51,7 +51,7 @@ fn whoever_shows_nothing_of_the_time_unheard_waits_for_the_bound() {
         (Observed { phase: ObservedPhase::Degraded, ..granted.clone() }, "boot"),
         (Observed { epoch: Some(earlier), ..granted.clone() }, "boot"),
         (Observed { epoch: None, ..granted.clone() }, "boot"),
-        (granted.clone(), "another boot"),
+        (granted.clone(), "boot-2"),
     ] {
         let mut b = attached();
         b.silent("a");

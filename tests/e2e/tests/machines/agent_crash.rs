@@ -6,7 +6,7 @@ use cleat_proto::cleat::v1::volume_state::Phase;
 use tonic::Code;
 
 use crate::fixture::{
-    self, LATER, SOON, controllers, delete, epoch_in, refused, remove, stop_unharmed, verified,
+    self, LATER, SOON, controllers, delete, epoch_in, refused, remove, stop_unharmed, take_off, verified,
     wait_attachment, wait_live,
 };
 
@@ -60,6 +60,37 @@ pub(crate) async fn a_killed_agent_disturbs_no_io_and_knows_everything_again(
         remove(world, volume, node).await?;
     }
     Ok(())
+}
+
+/// That nothing broke while no agent ran is shown by the kernel's own connections; so is that something did.
+pub(crate) async fn a_detach_after_a_restart_is_proven_by_what_did_not_break(
+    world: &World,
+) -> anyhow::Result<()> {
+    let (node, volume) = (world.a(), fixture::volume(world, "agent-away-unbroken", Access::RwoBlock).await?);
+    for breaks in [false, true] {
+        // What was noted of the grant before would be found at once.
+        node.sh("rm -f /data/cleat/connections.json").await?;
+        world.attach(&volume, node).await?;
+        let kernel = wait_live(node, &volume, 2).await?;
+        cleat_e2e::world::wait_for("the agent to note its connections", LATER, async || {
+            let noted = node.sh("cat /data/cleat/connections.json 2>/dev/null || true").await?;
+            Ok(cleat_e2e::world::Look::holds(noted.contains(&volume.id), noted))
+        })
+        .await?;
+        node.kill_agent().await?;
+        wait_silent(world, node.name()).await?;
+        if breaks {
+            let first = &kernel.first().context("no controller")?.name;
+            node.sh(&format!("echo 1 > /sys/class/nvme/{first}/reset_controller")).await?;
+            wait_live(node, &volume, 2).await?;
+        }
+        node.start_agent(AgentStart::default()).await?;
+        world.wait_session(node, LATER).await?;
+        take_off(world, &volume, node).await?;
+        let proof = world.evidence(&volume, node).await?;
+        ensure!(proof.drained_by.contains("bound") == breaks, "something broke: {breaks}; {proof:?}");
+    }
+    delete(world, &volume).await
 }
 
 async fn wait_silent(world: &World, node: &str) -> anyhow::Result<()> {

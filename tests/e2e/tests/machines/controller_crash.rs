@@ -12,8 +12,8 @@ use tonic::Code;
 
 use crate::fixture::{
     self, LATER, SOON, attached, cut_off_with_a_directive, delete, epoch_in, holds_nothing,
-    publish_until_done, refused, remove, requests, stop_unharmed, unpublish_until_done, wait_attachment,
-    wait_gone, wait_live, wait_request,
+    publish_until_done, refused, remove, requests, stop_unharmed, take_off, unpublish_until_done,
+    wait_attachment, wait_gone, wait_live, wait_request,
 };
 
 const SET_DISK: &str = "PATCH /rest/disk/*";
@@ -97,6 +97,22 @@ async fn wait_listed(world: &World, volume: &Volume, listed: bool) -> anyhow::Re
     })
     .await
     .map_err(Into::into)
+}
+
+/// The agent has heard what the controller has not: that nothing broke meanwhile.
+pub(crate) async fn a_detach_after_its_restart_is_proven_as_ever(world: &World) -> anyhow::Result<()> {
+    let (node, volume) =
+        (world.a(), fixture::volume(world, "controller-away-unbroken", Access::RwoBlock).await?);
+    world.attach(&volume, node).await?;
+    wait_live(node, &volume, 2).await?;
+    world.controller.restart().await?;
+    for node in world.nodes() {
+        world.wait_session(node, LATER).await?;
+    }
+    take_off(world, &volume, node).await?;
+    let proof = world.evidence(&volume, node).await?;
+    ensure!(!proof.drained_by.is_empty() && !proof.drained_by.contains("bound"), "{proof:?}");
+    delete(world, &volume).await
 }
 
 async fn kill_during_attach(world: &World, name: &str, held: Held) -> anyhow::Result<()> {

@@ -76,6 +76,8 @@ fn main() -> ExitCode {
         rds_trouble::an_rds_that_is_slow_is_waited_for;
         rds_trouble::a_reply_of_the_rds_that_is_lost_is_made_good_by_the_repeat;
         agent_crash::a_killed_agent_disturbs_no_io_and_knows_everything_again;
+        agent_crash::a_detach_after_a_restart_is_proven_by_what_did_not_break;
+        controller_crash::a_detach_after_its_restart_is_proven_as_ever;
         controller_crash::killed_while_the_rds_is_to_allow_the_host;
         controller_crash::killed_after_the_rds_has_allowed_the_host;
         controller_crash::killed_while_the_agent_is_to_attach;
