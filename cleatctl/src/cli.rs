@@ -25,7 +25,8 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0   success
   1   the command failed, or doctor found problems
-  64  wrong usage or configuration";
+  64  wrong usage or configuration
+  Those of `ticket run` stand in its own help.";
 
 /// Show what the Cleat controller knows: what is attached where, on what evidence, and what waits for what
 #[derive(Parser, Debug)]
@@ -123,7 +124,7 @@ pub(crate) fn run(words: impl IntoIterator<Item = OsString>, console: &mut Conso
             return FAILED;
         }
         Cli { command: Command::Completion { shell }, .. } => {
-            let written = shell::register(shell, console.out).map_err(AskError::Output);
+            let written = shell::register(shell, console.out).map(|()| SUCCESS).map_err(AskError::Output);
             return exit_code(written, console);
         }
         cli => cli,
@@ -142,9 +143,9 @@ pub(crate) fn run(words: impl IntoIterator<Item = OsString>, console: &mut Conso
 }
 
 /// Reports the error, if there is one, and returns the exit code.
-fn exit_code(outcome: Result<(), AskError>, console: &mut Console<'_>) -> u8 {
+fn exit_code(outcome: Result<u8, AskError>, console: &mut Console<'_>) -> u8 {
     match outcome {
-        Ok(()) => SUCCESS,
+        Ok(code) => code,
         // The reader of our output has closed it.
         Err(AskError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => SUCCESS,
         Err(error) => {
@@ -163,7 +164,7 @@ fn exit_code(outcome: Result<(), AskError>, console: &mut Console<'_>) -> u8 {
     }
 }
 
-async fn ask(cli: Cli, console: &mut Console<'_>) -> Result<(), AskError> {
+async fn ask(cli: Cli, console: &mut Console<'_>) -> Result<u8, AskError> {
     let Cli { controller, tls, cluster, output, color, timeout, command } = cli;
     let controller = controller.ok_or(AskError::NoController)?;
     let mut controller = Controller::connect(&controller, &tls, &cluster, timeout).await?;
@@ -177,8 +178,11 @@ async fn ask(cli: Cli, console: &mut Console<'_>) -> Result<(), AskError> {
         Command::Ticket(command) if command.wants_json() => Format::Json,
         _ => output,
     };
+    if let Command::Ticket(TicketCommand::Run(run)) = command {
+        return run.run(&mut controller, &cluster, console).await;
+    }
     let mut out = Output::new(output, color, console);
-    match command {
+    let shown = match command {
         Command::Volumes => {
             let volumes = controller.volumes().await?;
             out.show(|| json::volumes(&volumes), |width| screens::volumes(&volumes, width))
@@ -207,5 +211,6 @@ async fn ask(cli: Cli, console: &mut Console<'_>) -> Result<(), AskError> {
         Command::Node(command) => fence::node(&mut controller, &mut out, command).await,
         // Done before a controller was needed.
         Command::Rds(_) | Command::Completion { .. } => Ok(()),
-    }
+    };
+    shown.map(|()| SUCCESS)
 }

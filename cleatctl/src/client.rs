@@ -18,6 +18,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 use crate::identity::{self, Bearer, ClusterArgs};
+use crate::ticket_run::TicketRunError;
 use crate::timeline::NoMigration;
 
 /// The largest answer that is read: everything about some fifty thousand volumes.
@@ -90,6 +91,8 @@ pub(crate) enum AskError {
     NoTicket(String),
     #[error(transparent)]
     Migration(#[from] NoMigration),
+    #[error(transparent)]
+    TicketRun(#[from] TicketRunError),
 }
 
 /// Connects to the replica that says it serves, or else to any. One address may mean several replicas, and another one with
@@ -244,6 +247,12 @@ impl Controller {
         let request = self.request(proto::ListNodesRequest {});
         let answer = self.client.list_nodes(request).await;
         Ok(answer.map_err(|status| self.refused(status))?.into_inner().nodes)
+    }
+
+    pub(crate) async fn node(&mut self, node_id: String) -> Result<proto::NodeInfo, AskError> {
+        let request = self.request(proto::GetNodeRequest { node_id });
+        let answer = self.client.get_node(request).await;
+        Ok(answer.map_err(|status| self.refused(status))?.into_inner())
     }
 
     pub(crate) async fn migrations(&mut self) -> Result<Vec<proto::MigrationInfo>, AskError> {

@@ -75,7 +75,7 @@ fn with_ids(words: &[OsString]) -> Command {
         let words = words.to_vec();
         ArgValueCandidates::new(move || ask(&words, kind).into_iter().map(CompletionCandidate::new).collect())
     };
-    let [of_explain, of_fence, of_tickets, of_new_ticket] = [(); 4].map(|()| ids(Kind::Volume));
+    let [of_explain, of_fence, of_tickets, of_new_ticket, to_read] = [(); 5].map(|()| ids(Kind::Volume));
     let [to_show, to_renew, to_end] = [(); 3].map(|()| ids(Kind::Ticket));
     let of_migration = ids(Kind::Migration);
     let [to_fence, to_declare] = [(); 2].map(|()| ids(Kind::Node));
@@ -89,6 +89,7 @@ fn with_ids(words: &[OsString]) -> Command {
             ticket
                 .mut_subcommand("ls", |ls| ls.mut_arg("volume", |volume| volume.add(of_tickets)))
                 .mut_subcommand("create", |new| new.mut_arg("volume", |volume| volume.add(of_new_ticket)))
+                .mut_subcommand("run", |run| run.mut_arg("volume", |volume| volume.add(to_read)))
                 .mut_subcommand("show", |show| show.mut_arg("ticket", |ticket| ticket.add(to_show)))
                 .mut_subcommand("renew", |renew| renew.mut_arg("ticket", |ticket| ticket.add(to_renew)))
                 .mut_subcommand("delete", |end| end.mut_arg("ticket", |ticket| ticket.add(to_end)))

@@ -36,6 +36,14 @@ pub(crate) struct ClusterArgs {
     ca_configmap: String,
 }
 
+impl ClusterArgs {
+    /// The kubeconfig that these name, or kubectl's own.
+    pub(crate) async fn kubectl(&self) -> Result<Kubectl, AskError> {
+        cleat_runtime::tls::install_provider();
+        Ok(Kubectl::read(self.kubeconfig.as_deref(), self.context.as_deref()).await?)
+    }
+}
+
 /// What is sent with each call.
 pub(crate) type Bearer = MetadataValue<Ascii>;
 
@@ -87,8 +95,7 @@ pub(crate) async fn settle(
     if way(tls, cluster, &Usual::of_this_process())? == Way::Files {
         return Ok((tls.load()?, None));
     }
-    cleat_runtime::tls::install_provider();
-    let kubectl = Kubectl::read(cluster.kubeconfig.as_deref(), cluster.context.as_deref()).await?;
+    let kubectl = cluster.kubectl().await?;
     let ca = match &tls.tls_ca {
         Some(file) => {
             std::fs::read_to_string(file).map_err(|source| AskError::Ca { path: file.clone(), source })?

@@ -22,6 +22,7 @@ mod screens_tests;
 mod shell;
 mod table;
 mod ticket_commands;
+mod ticket_run;
 mod tickets;
 mod timeline;
 mod watch;

@@ -12,6 +12,7 @@ use cleat_runtime::options::duration;
 use crate::client::{AskError, Controller};
 use crate::output::Output;
 use crate::page::Page;
+use crate::ticket_run::TicketRun;
 use crate::{json, tickets};
 
 /// The types that somebody may ask for.
@@ -47,6 +48,8 @@ pub(crate) enum TicketCommand {
         #[command(flatten)]
         form: Form,
     },
+    /// Run a command that reads a volume, on the node where the volume is, as root
+    Run(Box<TicketRun>),
     /// End a ticket. With the last one the volume is detached
     Delete {
         #[command(flatten)]
@@ -149,6 +152,7 @@ impl TicketCommand {
     pub(crate) fn wants_json(&self) -> bool {
         match self {
             Self::Create(create) => create.form.json,
+            Self::Run(_) => false,
             Self::Ls { form, .. }
             | Self::Show { form, .. }
             | Self::Renew { form, .. }
@@ -168,6 +172,8 @@ impl TicketCommand {
             }
             Self::Show { ticket: Named { ticket }, .. } => find(controller, ticket).await?,
             Self::Create(create) => controller.put_ticket(create.request()).await?,
+            // Done before there was a place to show it.
+            Self::Run(_) => return Ok(()),
             Self::Renew { ticket: Named { ticket }, .. } => controller.renew_ticket(ticket).await?,
             Self::Delete { ticket: Named { ticket }, .. } => {
                 controller.delete_ticket(ticket.clone()).await?;

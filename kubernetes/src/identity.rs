@@ -82,7 +82,7 @@ pub enum PersonError {
 
 /// A kubeconfig, in one of its contexts.
 #[derive(Clone)]
-pub struct Kubectl(Config);
+pub struct Kubectl(pub(crate) Config);
 
 impl Kubectl {
     /// As kubectl reads it; `None`: from `KUBECONFIG`, else from its file in the home directory.

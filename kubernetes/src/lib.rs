@@ -9,6 +9,7 @@
 //! | [`notes`] | a few lines beside the records, in a ConfigMap |
 //! | [`kubevirt`] | which VM has a volume, and whether it is migrating |
 //! | [`tickets`] | why a volume should be attached somewhere, as objects of a namespace |
+//! | [`own_tickets`] | those that a person makes |
 //! | [`watch`] | what there is of one kind of object, kept up to date |
 //! | [`reviews`] | who somebody is and what he may do |
 //! | [`serving_ca`] | the CA of the controller's own certificate |
@@ -31,6 +32,7 @@ pub mod kubevirt;
 pub mod lease;
 pub mod nodes;
 pub mod notes;
+pub mod own_tickets;
 pub mod records;
 pub mod references;
 pub mod reviews;

@@ -2,6 +2,7 @@
 //!
 //! `map PATH` maps a page of a device shared, writes to it and closes the descriptor. `fuse FOLDER` becomes an ordinary
 //! user, mounts FUSE without a daemon on the folder in namespaces of its own, and holds a descriptor that only names it.
+//! `claim PATH` opens a device exclusively.
 
 use std::error::Error;
 use std::ffi::OsString;
@@ -24,12 +25,15 @@ const USER: u32 = 65_534;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let words: Vec<OsString> = std::env::args_os().skip(1).collect();
-    let [what, path] = &words[..] else { return Err("use-guest map PATH | use-guest fuse FOLDER".into()) };
+    let [what, path] = &words[..] else {
+        return Err("use-guest map PATH | use-guest claim PATH | use-guest fuse FOLDER".into());
+    };
     let path = PathBuf::from(path);
     let _held = match what.to_str() {
         Some("map") => map(&path).map(|()| Vec::new())?,
         Some("fuse") => fuse(&path)?,
-        _ => return Err(format!("{} is neither map nor fuse", what.display()).into()),
+        Some("claim") => vec![OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(&path)?],
+        _ => return Err(format!("{} is neither map nor claim nor fuse", what.display()).into()),
     };
     let mut out = io::stdout();
     writeln!(out, "ready")?;

@@ -11,6 +11,18 @@ use crate::fixture::{
     self, SOON, controllers, delete, holds_nothing, refused, unpublish_until_done, wait_live,
 };
 
+/// The volume's head on a node.
+pub(crate) async fn device(node: &Node, volume: &Volume) -> anyhow::Result<String> {
+    let nqn = format!("{NQN_PREFIX}{}", volume.id);
+    let script = format!(
+        "for s in /sys/class/nvme-subsystem/*; do [ $(cat $s/subsysnqn) = {nqn} ] || continue; \
+         for d in $s/nvme*n1; do echo /dev/${{d##*/}} | grep -v c; done; done"
+    );
+    let device = node.sh(&script).await?.trim().to_owned();
+    ensure!(device.starts_with("/dev/nvme") && !device.contains(char::is_whitespace), "device {device:?}");
+    Ok(device)
+}
+
 /// Attaches a volume that no pod has: where its device is on the node.
 async fn attached(world: &World, name: &str) -> anyhow::Result<(Volume, String)> {
     let volume = fixture::volume(world, name, Access::RwoBlock).await?;
@@ -18,13 +30,7 @@ async fn attached(world: &World, name: &str) -> anyhow::Result<(Volume, String)>
     world.a().unpublish(&volume).await.context("NodeUnpublishVolume")?;
     world.a().unstage(&volume).await.context("NodeUnstageVolume")?;
     wait_live(world.a(), &volume, 2).await?;
-    let nqn = format!("{NQN_PREFIX}{}", volume.id);
-    let script = format!(
-        "for s in /sys/class/nvme-subsystem/*; do [ $(cat $s/subsysnqn) = {nqn} ] || continue; \
-         for d in $s/nvme*n1; do echo /dev/${{d##*/}} | grep -v c; done; done"
-    );
-    let device = world.a().sh(&script).await?.trim().to_owned();
-    ensure!(device.starts_with("/dev/nvme") && !device.contains(char::is_whitespace), "device {device:?}");
+    let device = device(world.a(), &volume).await?;
     Ok((volume, device))
 }
 
@@ -45,7 +51,7 @@ async fn ends(world: &World, volume: &Volume) -> anyhow::Result<()> {
 }
 
 /// Starts `use-guest` and waits until it has what it is to have.
-async fn guest(node: &Node, what: &str, path: &str) -> anyhow::Result<Daemon> {
+pub(crate) async fn guest(node: &Node, what: &str, path: &str) -> anyhow::Result<Daemon> {
     let log = format!("/run/use-guest-{what}.log");
     let (machine, command) = (node.shared_machine(), Command::new("use-guest").args([what, path]));
     let started = log.clone();
@@ -58,7 +64,7 @@ async fn guest(node: &Node, what: &str, path: &str) -> anyhow::Result<Daemon> {
     Ok(daemon)
 }
 
-fn kill(daemon: &Daemon) -> anyhow::Result<()> {
+pub(crate) fn kill(daemon: &Daemon) -> anyhow::Result<()> {
     tokio::task::block_in_place(|| {
         daemon.kill(9)?;
         daemon.wait(SOON).map(drop)

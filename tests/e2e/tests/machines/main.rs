@@ -28,6 +28,7 @@ mod reboot;
 mod store_lost;
 mod suite;
 mod target_trouble;
+mod ticket_run;
 
 use std::process::ExitCode;
 
@@ -50,6 +51,12 @@ fn main() -> ExitCode {
         in_use::a_mount_in_a_namespace_without_a_process_is_refused_as_in_use;
         in_use::a_memory_map_without_a_descriptor_is_refused_with_its_process;
         in_use::a_users_fuse_mount_does_not_keep_a_volume_from_being_detached;
+        ticket_run::a_backup_reads_under_a_writer_and_cannot_write;
+        ticket_run::a_backup_and_an_exclusive_user_keep_each_other_from_nothing;
+        ticket_run::a_volume_that_is_attached_nowhere_is_there_for_the_command_alone;
+        ticket_run::an_unpublish_interrupts_the_backup_and_waits_until_it_is_gone;
+        ticket_run::a_backup_that_does_not_end_when_asked_is_cut_off;
+        ticket_run::a_publish_elsewhere_interrupts_the_backup_and_is_granted;
         admission::a_second_node_is_refused_an_rwo_volume_with_a_hint;
         admission::a_third_node_is_refused_an_rwx_volume_with_both_holders_named;
         admission::a_move_waits_for_the_detach_under_way_and_is_granted_at_once;

@@ -64,8 +64,12 @@ fn options() -> anyhow::Result<WorldOptions> {
         ["--request-limit", "25s"],
         ["--retry-interval", "500ms"],
         ["--detach-grace-period", "15s"],
+        ["--interrupt-grace", "5s"],
     ];
-    let options = WorldOptions::from_env()?;
+    let mut options = WorldOptions::from_env()?;
+    options.node_programs = vec!["cleatctl".to_owned()];
+    // Its programs are twice the size of those of other worlds.
+    options.node_memory_mib = 512;
     Ok(options.controller_options(controller).agent_options([["--keep-alive", "3s"]]))
 }
 

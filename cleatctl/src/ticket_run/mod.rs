@@ -1,0 +1,422 @@
+//! `cleatctl ticket run`: a command reads a volume's device for as long as it runs.
+//!
+//! Comes in: a volume and a command. Goes out: the command's exit code, or that it was interrupted, or that the ticket was
+//! lost. It makes a ticket for this node, waits until that is satisfied here, makes a device over the volume
+//! ([`cleat_host::ticket_device`]) and runs the command, while the ticket is renewed.
+//!
+//! Always holds: the device is given up before the ticket is deleted, and the ticket is deleted however this ends. The command
+//! never runs without a ticket that was satisfied for this node, and nothing can be written through its device.
+
+mod command;
+mod keeper;
+mod node;
+mod wish;
+
+use std::ffi::OsString;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use cleat_host::ticket_device::{TicketDevice, TicketDeviceError};
+use cleat_host::{NamespaceIdentity, NamespaceUuid, Nguid, SubsystemNqn};
+use cleat_kubernetes::api::{ApiError, NoClient};
+use cleat_kubernetes::own_tickets::{OwnTickets, OwnWish};
+use cleat_proto::cleat::v1 as proto;
+use cleat_runtime::exit::Causes;
+use cleat_runtime::options::duration;
+use cleat_runtime::text::harmless;
+use tokio::time::{Instant, sleep};
+
+use self::command::{Running, Signals};
+use self::keeper::{Heard, Keeper, Verdict};
+use self::wish::Wish;
+use crate::Console;
+use crate::client::{AskError, Controller};
+use crate::identity::ClusterArgs;
+
+/// The command was interrupted, for whoever the volume is needed (`EX_TEMPFAIL` of sysexits.h): try again later.
+const INTERRUPTED: u8 = 75;
+/// The ticket was lost, and with it the device (`EX_UNAVAILABLE`).
+const LOST: u8 = 69;
+/// A ticket that is not renewed for so long is lost.
+const RENEW: Duration = Duration::from_secs(30);
+/// The wish is never changed.
+const GENERATION: u64 = 1;
+/// How often the controller is asked how the ticket stands.
+const LOOK: Duration = Duration::from_secs(1);
+/// How long the device may take to come, and to go.
+const DEVICE: Duration = Duration::from_secs(20);
+/// How long one call of the API server may take.
+const API: Duration = Duration::from_secs(10);
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  75   interrupted: the volume was needed elsewhere; run it again later
+  69   the ticket was lost: the controller was not reached for too long, or has given the ticket up
+  1    there was no device, and the command did not run (or the command's own)
+  126  the command is no program, 127: there is none of that name
+  others are the command's own, with 128 and the signal's number where a signal has ended it";
+
+/// What a ticket's command is for.
+#[derive(clap::ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RunType {
+    /// A copy of the volume's content
+    Backup,
+    /// A snapshot that is made by reading
+    Snapshot,
+}
+
+impl RunType {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Backup => "backup",
+            Self::Snapshot => "snapshot",
+        }
+    }
+}
+
+/// Run a command that reads a volume. Runs on the node where the volume is, as root; a volume that is attached nowhere is
+/// attached to this node first. The command gets the device's path as CLEAT_DEVICE: it is read-only, reads past the page
+/// cache, and shows what a machine would find that lost power (CLEAT_CONSISTENCY=crash), while the volume may be written to. It
+/// gives way when the volume is needed elsewhere: the command gets SIGTERM then, and SIGKILL after --grace
+#[derive(clap::Args, Debug)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct TicketRun {
+    /// What the command is for
+    #[arg(long = "type", value_enum, default_value = "backup", value_name = "TYPE")]
+    kind: RunType,
+
+    /// Node that this machine is; the node whose agent has this machine's boot id where it is left out
+    #[arg(long, value_name = "NODE")]
+    node: Option<String>,
+
+    /// In a cluster: the namespace of the volume's claim. The ticket is an object there, made as the user of the kubeconfig
+    #[arg(long = "in", value_name = "NAMESPACE")]
+    claim_namespace: Option<String>,
+
+    /// Who wants it, for people
+    #[arg(long, value_name = "NAME")]
+    holder: Option<String>,
+
+    /// Time limit for the device to be there
+    #[arg(long, value_name = "DURATION", default_value = "5min", value_parser = duration)]
+    wait: Duration,
+
+    /// How long the command has to end once it was asked to
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    grace: Duration,
+
+    /// Id of the volume
+    volume: String,
+
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+/// Why the command did not run, or what became of it is not known.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TicketRunError {
+    #[error("cannot read this machine's boot id")]
+    BootId(#[source] std::io::Error),
+    #[error(
+        "cannot tell which node this machine is: no agent has its boot id {0}; run this on a node whose agent is connected"
+    )]
+    NoNode(String),
+    #[error("cannot tell which node this machine is: {} have its boot id; name one with --node", .0.join(", "))]
+    SeveralNodes(Vec<String>),
+    #[error("cannot run this for node {node}: that is another machine, with boot id {theirs}; run it there")]
+    OtherMachine { node: String, theirs: String },
+    #[error(
+        "cannot find the volume's device: the agent of node {0} is not connected; run this again when it is"
+    )]
+    NoPrefix(String),
+    #[error("cannot find the volume's device")]
+    Name(#[source] cleat_host::InvalidName),
+    #[error("cannot read volume {volume} here: it is attached to node {node}; run this there")]
+    Elsewhere { volume: String, node: String },
+    #[error("cannot wait for volume {volume} any longer than {}: {why}; allow more with --wait", humantime::format_duration(*.wait))]
+    NotInTime { volume: String, wait: Duration, why: String },
+    #[error(
+        "cannot find the volume's device: the controller does not know what volume {0} is yet; run this again"
+    )]
+    NoIdentity(String),
+    #[error("cannot make a device for the command")]
+    Device(#[from] TicketDeviceError),
+    #[error("cannot make, renew or delete the ticket as an object (--in)")]
+    Object(#[source] ApiError),
+    #[error(transparent)]
+    NoClient(#[from] NoClient),
+    #[error("cannot hear signals")]
+    Signals(#[source] std::io::Error),
+    #[error("cannot wait for the command")]
+    Wait(#[source] std::io::Error),
+}
+
+/// How it went on while the ticket was ours.
+enum Ended {
+    /// The command has ended by itself.
+    Command(ExitStatus),
+    /// It could not be started; the exit code says why.
+    NotStarted(u8),
+    /// It was ended, for this reason.
+    Stopped(Verdict),
+    /// A signal came before the command was started.
+    Signal(u8),
+}
+
+impl TicketRun {
+    /// Runs it; returns the exit code.
+    pub(crate) async fn run(
+        self,
+        controller: &mut Controller,
+        cluster: &ClusterArgs,
+        console: &mut Console<'_>,
+    ) -> Result<u8, AskError> {
+        let mut signals = Signals::listen().map_err(TicketRunError::Signals)?;
+        let node = node::this(controller, self.node.as_deref()).await?;
+        let mut wish = self.wish(cluster, &node.name).await?;
+        let ended = self.hold(controller, console, &mut signals, &node, &mut wish).await;
+        if let Err(trouble) = wish.delete(controller).await {
+            let (id, within) = (wish.id(), humantime::format_duration(RENEW));
+            console.complain(&format!(
+                "cannot delete ticket {id}: {trouble}; nobody renews it, and it is lost by itself after {within}"
+            ));
+        }
+        Ok(match ended? {
+            Ended::Command(status) => command::code(status),
+            Ended::NotStarted(code) | Ended::Signal(code) => code,
+            Ended::Stopped(Verdict::Interrupted(_)) => INTERRUPTED,
+            Ended::Stopped(Verdict::Lost(_)) => LOST,
+        })
+    }
+
+    /// The ticket that the command needs.
+    async fn wish(&self, cluster: &ClusterArgs, node: &str) -> Result<Wish, AskError> {
+        let holder = self.holder.clone().unwrap_or_else(|| format!("cleatctl ticket run on {node}"));
+        let put = proto::PutTicketRequest {
+            id: format!("run.{}", uuid::Uuid::new_v4().simple()),
+            volume_id: self.volume.clone(),
+            kind: self.kind.name().to_owned(),
+            node_id: node.to_owned(),
+            holder: holder.clone(),
+            generation: GENERATION,
+            renew_ms: u64::try_from(RENEW.as_millis()).unwrap_or(u64::MAX),
+            ..Default::default()
+        };
+        let Some(namespace) = &self.claim_namespace else { return Ok(Wish::of_controller(put)) };
+        let kubectl = cluster.kubectl().await?;
+        let tickets = OwnTickets::of(&kubectl, namespace, API).map_err(TicketRunError::NoClient)?;
+        let object = OwnWish {
+            volume: self.volume.clone(),
+            kind: self.kind.name().to_owned(),
+            node: node.to_owned(),
+            holder,
+            renew_seconds: RENEW.as_secs(),
+        };
+        Ok(Wish::of_cluster(put, tickets, object))
+    }
+
+    async fn hold(
+        &self,
+        controller: &mut Controller,
+        console: &mut Console<'_>,
+        signals: &mut Signals,
+        node: &node::ThisNode,
+        wish: &mut Wish,
+    ) -> Result<Ended, AskError> {
+        let mut keeper = Keeper::new(&node.name, GENERATION, RENEW, Instant::now());
+        let came = tokio::select! {
+            came = self.until_satisfied(controller, console, wish, &mut keeper) => came,
+            signal = signals.next() => return Ok(Ended::Signal(command::code_of_signal(signal))),
+        };
+        came?;
+        let subsystem = format!("{}{}", node.nqn_prefix, self.volume);
+        let subsystem = SubsystemNqn::parse(&subsystem).map_err(TicketRunError::Name)?;
+        let identity = identity(controller, &self.volume).await?;
+        let device = TicketDevice::make(wish.id(), &subsystem, identity, DEVICE).await;
+        let mut device = device.map_err(TicketRunError::Device)?;
+        let ended = match Running::start(&self.command, device.path()) {
+            Ok(running) => {
+                let mut held = Held { controller: &mut *controller, wish, keeper, device: &mut device };
+                self.watch(&mut held, console, signals, running).await
+            }
+            Err(error) => {
+                let program = self.command.first().cloned().unwrap_or_default();
+                console.complain(&format!("cannot run {}: {error}", program.to_string_lossy()));
+                Ok(Ended::NotStarted(command::code_of_start(&error)))
+            }
+        };
+        match device.close(DEVICE).await {
+            Ok(others) if others.is_empty() => {}
+            Ok(others) => {
+                let others = others.join("; ");
+                console.complain(&format!(
+                    "the command left others behind that read the device; ended {others}"
+                ));
+            }
+            Err(error) => console.complain(&format!("the device is not gone: {}", Causes(&error))),
+        }
+        ended
+    }
+
+    /// Makes the ticket, and waits until its device is on this node.
+    async fn until_satisfied(
+        &self,
+        controller: &mut Controller,
+        console: &mut Console<'_>,
+        wish: &mut Wish,
+        keeper: &mut Keeper,
+    ) -> Result<(), AskError> {
+        let until = Instant::now() + self.wait;
+        let ticket = wish.put(controller).await?;
+        let (mut heard, mut said) = (Heard::Ticket(Box::new(ticket)), String::new());
+        loop {
+            let why = match &heard {
+                Heard::Ticket(ticket) if keeper.has(ticket) => {
+                    keeper.heard(Instant::now(), heard);
+                    return Ok(());
+                }
+                Heard::Ticket(ticket) if keeper.is_elsewhere(ticket) => {
+                    let (volume, node) = (self.volume.clone(), ticket.node_id.clone());
+                    return Err(TicketRunError::Elsewhere { volume, node }.into());
+                }
+                Heard::Ticket(ticket) => waits_for(ticket),
+                Heard::Nothing(why) => format!("the controller: {why}"),
+            };
+            if Instant::now() >= until {
+                let volume = self.volume.clone();
+                return Err(TicketRunError::NotInTime { volume, wait: self.wait, why }.into());
+            }
+            if why != said {
+                say(console, &format!("waits for {why}"));
+                said = why;
+            }
+            sleep(LOOK).await;
+            heard = wish.look(controller, keeper).await;
+        }
+    }
+
+    /// Watches the ticket and the command until the command has ended.
+    async fn watch(
+        &self,
+        held: &mut Held<'_>,
+        console: &mut Console<'_>,
+        signals: &mut Signals,
+        mut running: Running,
+    ) -> Result<Ended, AskError> {
+        let verdict = {
+            let kept = held.until_lost();
+            tokio::pin!(kept);
+            loop {
+                tokio::select! {
+                    status = running.ended() => break Err(status.map_err(TicketRunError::Wait)?),
+                    verdict = &mut kept => break Ok(verdict),
+                    signal = signals.next() => running.pass_on(signal),
+                }
+            }
+        };
+        match verdict {
+            Ok(verdict) => {
+                say(console, &format!("{verdict}; the command is asked to end"));
+                held.device.let_go();
+                running.end(self.grace).await.map_err(TicketRunError::Wait)?;
+                Ok(Ended::Stopped(verdict))
+            }
+            Err(status) if status.success() => Ok(Ended::Command(status)),
+            // Whoever cuts a ticket off ends who reads its device, and that may come to the command first.
+            Err(status) => match held.look().await {
+                Some(verdict) => {
+                    say(console, &format!("{verdict}; the command has ended by it"));
+                    Ok(Ended::Stopped(verdict))
+                }
+                None if !held.keeper.is_ours() => {
+                    let lost = Verdict::Lost("it is not satisfied any more".to_owned());
+                    say(console, &format!("{lost}; the command has ended by it"));
+                    Ok(Ended::Stopped(lost))
+                }
+                None => Ok(Ended::Command(status)),
+            },
+        }
+    }
+}
+
+/// Says something that is no error.
+fn say(console: &mut Console<'_>, text: &str) {
+    // If it cannot be written, the command runs all the same.
+    let _ = writeln!(console.err, "cleatctl: {}", harmless(text, &[]));
+}
+
+fn waits_for(ticket: &proto::TicketInfo) -> String {
+    match (&*ticket.waits_for, &*ticket.waits_on) {
+        ("", "") => "the controller, which has not said anything of it yet".to_owned(),
+        ("", whom) => whom.to_owned(),
+        (what, _) => what.to_owned(),
+    }
+}
+
+/// A ticket that has its device.
+struct Held<'a> {
+    controller: &'a mut Controller,
+    wish: &'a mut Wish,
+    keeper: Keeper,
+    device: &'a mut TicketDevice,
+}
+
+impl Held<'_> {
+    /// Whether the device is not ours any more, and why.
+    async fn look(&mut self) -> Option<Verdict> {
+        let heard = self.wish.look(self.controller, &mut self.keeper).await;
+        self.keeper.heard(Instant::now(), heard)
+    }
+
+    /// Renews the ticket until the device is not ours any more.
+    async fn until_lost(&mut self) -> Verdict {
+        loop {
+            sleep(LOOK).await;
+            if let Some(verdict) = self.look().await {
+                return verdict;
+            }
+        }
+    }
+}
+
+/// What the volume's namespace is, as the controller has pinned it.
+async fn identity(controller: &mut Controller, volume: &str) -> Result<NamespaceIdentity, AskError> {
+    let known = controller.volume(volume.to_owned()).await?.identity.unwrap_or_default();
+    let identity = NamespaceIdentity {
+        uuid: NamespaceUuid::parse(&known.namespace_uuid).ok(),
+        nguid: Nguid::parse(&known.nguid).ok(),
+    };
+    match identity.is_empty() {
+        true => Err(TicketRunError::NoIdentity(volume.to_owned()).into()),
+        false => Ok(identity),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the whole command line makes of these words.
+    fn parsed(words: &str) -> Option<TicketRun> {
+        use clap::FromArgMatches as _;
+        let matches = crate::cli::command().try_get_matches_from(words.split(' ')).ok()?;
+        let (_, ticket) = matches.subcommand()?;
+        let (_, run) = ticket.subcommand()?;
+        TicketRun::from_arg_matches(run).ok()
+    }
+
+    #[test]
+    fn what_follows_the_dashes_is_the_command_and_its_own_options_are_left_alone() {
+        let run = parsed("cleatctl --namespace x ticket run --type backup pvc-1 -- dd --timeout 1 -- bs=4M");
+        let run = run.expect("a command line");
+        assert_eq!((run.kind, run.volume.as_str(), &run.claim_namespace), (RunType::Backup, "pvc-1", &None));
+        assert_eq!(run.command, ["dd", "--timeout", "1", "--", "bs=4M"]);
+        let there =
+            parsed("cleatctl ticket run --in shop --type snapshot pvc-1 -- true").expect("a command line");
+        assert_eq!((there.kind, there.claim_namespace.as_deref()), (RunType::Snapshot, Some("shop")));
+        for wrong in ["pvc-1", "pvc-1 --", "--type csi pvc-1 -- true", "-- true"] {
+            assert!(parsed(&format!("cleatctl ticket run {wrong}")).is_none(), "{wrong}");
+        }
+    }
+}
