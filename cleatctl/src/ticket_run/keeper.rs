@@ -47,15 +47,16 @@ pub(super) struct Keeper {
     renew: Duration,
     /// When the controller has answered last.
     answered: Instant,
-    /// When the ticket was renewed last.
-    renewed: Instant,
+    /// When it is to be renewed next.
+    renew_at: Instant,
     /// Since when it is not satisfied, as answers say.
     unsatisfied: Option<Instant>,
 }
 
 impl Keeper {
     pub(super) fn new(node: &str, generation: u64, renew: Duration, now: Instant) -> Self {
-        Self { node: node.to_owned(), generation, renew, answered: now, renewed: now, unsatisfied: None }
+        let node = node.to_owned();
+        Self { node, generation, renew, answered: now, renew_at: now + renew / 3, unsatisfied: None }
     }
 
     /// Whether the device is on our node, for this ticket as it is.
@@ -79,9 +80,9 @@ impl Keeper {
 
     /// Whether it is time to renew the ticket; then it counts as renewed, as far as this goes.
     pub(super) fn renewal_is_due(&mut self, now: Instant) -> bool {
-        let due = now >= self.renewed + self.renew / 3;
+        let due = now >= self.renew_at;
         if due {
-            self.renewed = now;
+            self.renew_at = now + self.renew / 3;
         }
         due
     }
@@ -92,7 +93,7 @@ impl Keeper {
             Heard::Ticket(ticket) => ticket,
             Heard::Nothing(why) => {
                 // A renewal that failed is tried again at once.
-                self.renewed = self.answered;
+                self.renew_at = now;
                 let silent = now.saturating_duration_since(self.answered);
                 return (silent >= self.renew)
                     .then(|| Verdict::Lost(format!("it was not renewed in time: {why}")));

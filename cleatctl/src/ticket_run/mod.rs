@@ -91,7 +91,7 @@ pub(crate) struct TicketRun {
 
     /// In a cluster: the namespace of the volume's claim. The ticket is an object there, made as the user of the kubeconfig
     #[arg(long = "in", value_name = "NAMESPACE")]
-    namespace: Option<String>,
+    claim_namespace: Option<String>,
 
     /// Who wants it, for people
     #[arg(long, value_name = "NAME")]
@@ -203,7 +203,7 @@ impl TicketRun {
             renew_ms: u64::try_from(RENEW.as_millis()).unwrap_or(u64::MAX),
             ..Default::default()
         };
-        let Some(namespace) = &self.namespace else { return Ok(Wish::of_controller(put)) };
+        let Some(namespace) = &self.claim_namespace else { return Ok(Wish::of_controller(put)) };
         let kubectl = cluster.kubectl().await?;
         let tickets = OwnTickets::of(&kubectl, namespace, API).map_err(TicketRunError::NoClient)?;
         let object = OwnWish {
@@ -390,5 +390,33 @@ async fn identity(controller: &mut Controller, volume: &str) -> Result<Namespace
     match identity.is_empty() {
         true => Err(TicketRunError::NoIdentity(volume.to_owned()).into()),
         false => Ok(identity),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the whole command line makes of these words.
+    fn parsed(words: &str) -> Option<TicketRun> {
+        use clap::FromArgMatches as _;
+        let matches = crate::cli::command().try_get_matches_from(words.split(' ')).ok()?;
+        let (_, ticket) = matches.subcommand()?;
+        let (_, run) = ticket.subcommand()?;
+        TicketRun::from_arg_matches(run).ok()
+    }
+
+    #[test]
+    fn what_follows_the_dashes_is_the_command_and_its_own_options_are_left_alone() {
+        let run = parsed("cleatctl --namespace x ticket run --type backup pvc-1 -- dd --timeout 1 -- bs=4M");
+        let run = run.expect("a command line");
+        assert_eq!((run.kind, run.volume.as_str(), &run.claim_namespace), (RunType::Backup, "pvc-1", &None));
+        assert_eq!(run.command, ["dd", "--timeout", "1", "--", "bs=4M"]);
+        let there =
+            parsed("cleatctl ticket run --in shop --type snapshot pvc-1 -- true").expect("a command line");
+        assert_eq!((there.kind, there.claim_namespace.as_deref()), (RunType::Snapshot, Some("shop")));
+        for wrong in ["pvc-1", "pvc-1 --", "--type csi pvc-1 -- true", "-- true"] {
+            assert!(parsed(&format!("cleatctl ticket run {wrong}")).is_none(), "{wrong}");
+        }
     }
 }

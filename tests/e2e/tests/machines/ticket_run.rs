@@ -3,8 +3,6 @@
 //! What next.md asked of a kernel is answered here: a loop device over a multipath head is read-only and reads past the page
 //! cache while the head is written to; it claims the head from nobody, and is kept off it by nobody's claim.
 
-use std::time::Duration;
-
 use anyhow::{Context, ensure};
 use cleat_e2e::world::{Access, Look, Node, Volume, World, wait_for};
 use cleat_rig::{Command, Daemon};
