@@ -4,6 +4,7 @@
 //! is bound, and the stored state is read before anybody is served; the engine's end is the process's end; at a stop
 //! first the streams and calls end, then the engine, so that what was decided has been carried out.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use cleat_kubernetes::api::NoClient;
 use cleat_kubernetes::events::Events;
+use cleat_kubernetes::kubevirt::mover::MoverSeen;
 use cleat_kubernetes::references::References;
 use cleat_proto::cleat::v1::agent_session_server::AgentSessionServer;
 use cleat_proto::cleat::v1::operator_server::OperatorServer;
@@ -80,12 +82,17 @@ pub struct Parts<C = UnixIncoming, A = Incoming, O = A> {
     pub operators_at: O,
     /// How both are known.
     pub clients: Clients,
+    /// Who has each volume as KubeVirt says, where that is not watched in the cluster: one look after the other.
+    pub movers: Option<Movers>,
     /// The files that are read again while the controller runs, with a warning before they expire.
     pub certificates: Vec<Arc<dyn Renewable>>,
 }
 
 /// What opens the store, once this process leads. `None`: it was to stop before.
 pub type Opening = Pin<Box<dyn Future<Output = Result<Option<Stored>, StoredError>> + Send>>;
+
+/// Who has each volume, as it was found at each look.
+pub type Movers = Pin<Box<dyn Stream<Item = BTreeMap<String, MoverSeen>> + Send>>;
 
 /// Why a controller ended.
 #[derive(Debug, thiserror::Error)]
@@ -257,6 +264,7 @@ async fn bind(
         agents_at,
         operators_at,
         clients,
+        movers: None,
         certificates,
     })
 }
@@ -291,6 +299,7 @@ where
         agents_at,
         operators_at,
         clients,
+        movers,
         certificates,
     } = parts;
     let Context { stop, readiness, giving_up: _ } = context;
@@ -403,6 +412,9 @@ where
             [marks, tokio::spawn(writing)]
         });
         leadership.serve();
+        if let Some(movers) = movers {
+            tokio::spawn(cluster::follow_movers(movers, engine.clone(), stop.clone()));
+        }
         if let Some(attachments) = attachments {
             let (of, at) = (Arc::clone(&attachments), engine.clone());
             tokio::spawn(cluster::follow_vanished(of, at, stop.clone()));

@@ -18,9 +18,11 @@ use cleat_kubernetes::attachments::Attachments;
 use cleat_kubernetes::kubevirt::KubeVirt;
 use cleat_kubernetes::kubevirt::mover::{MoveSeen, MoveStage, MoverSeen};
 use cleat_kubernetes::watch::Presence;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_stream::StreamExt;
 use tokio_util::sync::CancellationToken;
 
+use crate::app::Movers;
 use crate::engine::{Engine, EngineEnded};
 
 /// What changes within this time is looked at once.
@@ -54,7 +56,7 @@ async fn hand_over(
     let (mut of_kubevirt, mut of_attachments) = (kubevirt.changes(), attachments.changes());
     let mut again = tokio::time::interval(ALL_AGAIN);
     again.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut said, mut heard) = (Moves::new(), Heard::default());
+    let mut handed = HandedOver::default();
     loop {
         let compare_all = tokio::select! {
             goes_on = of_kubevirt.next() => { if !goes_on { return Ok(()) } false }
@@ -66,12 +68,49 @@ async fn hand_over(
         }
         of_kubevirt.catch_up();
         of_attachments.catch_up();
-        heard.presence(kubevirt.presence());
+        handed.heard.presence(kubevirt.presence());
         // Before all of it was listed nothing is known, and nothing is taken back.
         let Some(movers) = attachments.all().and_then(|all| kubevirt.movers(&all)) else { continue };
+        handed.take(movers, compare_all, engine).await?;
+    }
+}
+
+/// Hands over what somebody else than the cluster has, until that ends.
+pub(crate) async fn follow_movers(mut movers: Movers, engine: Engine, stop: CancellationToken) {
+    let (mut handed, mut compared) = (HandedOver::default(), None::<Instant>);
+    let all = async {
+        while let Some(seen) = movers.next().await {
+            let compare_all = compared.is_none_or(|at| at.elapsed() >= ALL_AGAIN);
+            compared = if compare_all { Some(Instant::now()) } else { compared };
+            handed.take(seen, compare_all, &engine).await?;
+        }
+        Ok::<(), EngineEnded>(())
+    };
+    tokio::select! {
+        // The engine has ended, or there is nothing more to hand over.
+        _ = all => {}
+        () = stop.cancelled() => {}
+    }
+}
+
+/// What was handed over, and what people have been notified of.
+#[derive(Default)]
+struct HandedOver {
+    said: Moves,
+    heard: Heard,
+}
+
+impl HandedOver {
+    /// Hands over what of this differs from before, and on request what the core does not have.
+    async fn take(
+        &mut self,
+        movers: BTreeMap<String, MoverSeen>,
+        compare_all: bool,
+        engine: &Engine,
+    ) -> Result<(), EngineEnded> {
         let (seen, unseen) = moves(movers);
-        heard.unseen(unseen);
-        let mut news = differences(&said, &seen);
+        self.heard.unseen(unseen);
+        let mut news = differences(&self.said, &seen);
         if compare_all {
             let all = seen.clone();
             let lost = engine.view(move |core, _| lost(core, all)).await?;
@@ -80,7 +119,8 @@ async fn hand_over(
         for (volume, vm) in news {
             engine.submit(Event::MigrationSeen { volume, vm: vm.map(Box::new) }).await?;
         }
-        said = seen;
+        self.said = seen;
+        Ok(())
     }
 }
 

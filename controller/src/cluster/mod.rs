@@ -21,7 +21,7 @@ mod vanished;
 pub(crate) use annotations::keep as keep_annotations;
 pub(crate) use desired::{AllDesired, desired};
 pub(crate) use live::{NotAsClustered, may_publish, may_unpublish};
-pub(crate) use migrating::follow as follow_migrating;
+pub(crate) use migrating::{follow as follow_migrating, follow_movers};
 #[cfg(test)]
 pub(crate) use require_migration::NoMove;
 pub(crate) use require_migration::{Holding, may_be_second};

@@ -266,6 +266,7 @@ impl World {
                 agents_at: agents_at.incoming(within.stop.clone()),
                 operators_at: operators_at.incoming(within.stop.clone()),
                 clients,
+                movers: None,
                 certificates,
             };
             let _ = tell.send(app::serve(parts, clock, within).await);

@@ -187,7 +187,7 @@ impl Attacher {
     }
 
     /// Publishes until it is granted, or so many times. Whether it was granted.
-    async fn publish(&mut self, node: NodeIx, tries: Option<u64>) -> bool {
+    pub(crate) async fn publish(&mut self, node: NodeIx, tries: Option<u64>) -> bool {
         self.universe.lock().asks(self.volume, node);
         let request = csi::ControllerPublishVolumeRequest {
             volume_id: world::volume_id(self.volume),
@@ -229,7 +229,7 @@ impl Attacher {
     }
 
     /// Unpublishes until it is done.
-    async fn unpublish(&mut self, node: NodeIx) {
+    pub(crate) async fn unpublish(&mut self, node: NodeIx) {
         self.universe.lock().gives_back(self.volume, node);
         let request = csi::ControllerUnpublishVolumeRequest {
             volume_id: world::volume_id(self.volume),

@@ -32,6 +32,14 @@ impl Disk {
         self.on_record.get(volume).is_some_and(|nodes| nodes.iter().any(|known| known == node))
     }
 
+    /// What is on record of a volume.
+    #[must_use]
+    pub fn record(&self, volume: &str) -> Option<VolumeRecord> {
+        let is_its = |key: &Key| key.kind == RecordKind::Volume && key.name == volume;
+        let (_, entry) = self.records.iter().find(|(key, _)| is_its(key))?;
+        serde_json::from_value(entry.value["record"].clone()).ok()
+    }
+
     /// Sets it back to what it had, or to nothing. Not in the middle of a fence: decision 0010 says what that costs. The
     /// term is not of it: controllers take theirs from the clock as well.
     ///

@@ -28,7 +28,7 @@ const SET_BACK: u64 = 13_000;
 
 /// One kind of trouble.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(crate) enum Kind {
     /// Messages between controller and agent are lost.
     Cut(NodeIx),
     /// They are held, and all arrive at the end.
@@ -69,7 +69,7 @@ enum Kind {
 
 /// What becomes of a frozen program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum AtItsEnd {
+pub(crate) enum AtItsEnd {
     GoesOn,
     IsKilled,
 }
@@ -300,6 +300,18 @@ fn clash(one: Kind, other: Kind) -> bool {
     };
     let ((node, what), (other_node, other_what)) = (touches(one), touches(other));
     node == other_node && what & other_what != 0
+}
+
+/// Begins or ends what a scene has asked for.
+pub(crate) fn carry_out_orders(
+    now: u64,
+    universe: &Universe,
+    machines: &mut Machines,
+    sim: &mut Sim<'_>,
+) -> io::Result<()> {
+    let orders = std::mem::take(&mut universe.lock().orders);
+    let mut scene = Scene { now, universe, machines, sim };
+    orders.into_iter().try_for_each(|(kind, begins)| scene.set(kind, begins))
 }
 
 /// Where faults are set.

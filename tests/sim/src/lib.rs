@@ -35,6 +35,8 @@
 //! | [`attacher`] | the clients |
 //! | [`operator`] | a person's words |
 //! | [`faults`] | what goes wrong, and when |
+//! | [`kubevirt`] | KubeVirt, as `tests/kubevirt` plays it |
+//! | [`ends`] | how live migrations end: scenes, each with what has to come of it |
 //! | [`run`](mod@run) | one seed from begin to end |
 //! | [`chance`], [`entropy`] | where randomness comes from |
 
@@ -44,9 +46,11 @@
 pub mod attacher;
 pub mod chance;
 pub mod disk;
+pub mod ends;
 pub mod entropy;
 pub mod faults;
 pub mod host;
+pub mod kubevirt;
 pub mod machines;
 pub mod net;
 pub mod operator;

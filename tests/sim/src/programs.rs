@@ -35,6 +35,7 @@ use tonic::transport::Endpoint;
 
 use crate::disk::MemoryStore;
 use crate::host::Machine;
+use crate::kubevirt;
 use crate::net::{Dialler, Nic};
 use crate::process::Ended;
 use crate::rds;
@@ -92,6 +93,7 @@ fn settings(secrets: Option<Arc<Keys>>) -> AgentSettings {
 /// # Errors
 /// If it ends by itself.
 pub async fn controller(universe: Universe, nic: Nic, disk: PathBuf) -> Ended {
+    let movers = universe.lock().kubevirt.begun.then(|| kubevirt::looks(universe.clone()));
     let (now, target, key) = {
         let mut world = universe.lock();
         world.note("controller starts");
@@ -117,6 +119,7 @@ pub async fn controller(universe: Universe, nic: Nic, disk: PathBuf) -> Ended {
         agents_at: Box::pin(nic.listen(AGENTS_PORT)),
         operators_at: Box::pin(nic.listen(OPERATORS_PORT)),
         clients: Clients::Anybody,
+        movers,
         certificates: Vec::new(),
     };
     app::serve(parts, Clock::at(UnixMillis(EPOCH_MS + now)), Context::default()).await?;

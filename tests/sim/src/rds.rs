@@ -17,7 +17,7 @@ use tokio::time::sleep;
 use tonic::codegen::http::StatusCode;
 
 use crate::world::target::Change;
-use crate::world::{self, Universe, VOLUMES, VolumeIx};
+use crate::world::{self, Universe, VolumeIx};
 
 /// How long a request without an answer is waited for.
 pub const TIMEOUT: Duration = Duration::from_millis(1_500);
@@ -83,7 +83,8 @@ impl RouterOs {
 
     fn list(&self, query: &[(&'static str, String)]) -> Value {
         let slot = query.iter().find(|(name, _)| *name == "slot").map(|(_, slot)| slot.as_str());
-        let volumes = (0..VOLUMES).filter(|volume| slot.is_none_or(|slot| slot == world::volume_id(*volume)));
+        let count = self.0.lock().target.luns.len();
+        let volumes = (0..count).filter(|volume| slot.is_none_or(|slot| slot == world::volume_id(*volume)));
         volumes.map(|volume| self.item(volume)).collect()
     }
 

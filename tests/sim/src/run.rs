@@ -17,7 +17,7 @@ use crate::world::rules::ENDS_WITHIN;
 use crate::world::{Planted, Universe, VOLUMES, World};
 
 /// Resolution of the simulation: messages are delivered, and the world goes on, so often.
-const TICK: Duration = Duration::from_millis(10);
+pub(crate) const TICK: Duration = Duration::from_millis(10);
 /// The longest that a simulation may be, in ms. The clients end earlier, or a request of theirs has taken too long.
 const LONGEST: u64 = FAULTS_END + 4 * ENDS_WITHIN;
 
@@ -111,7 +111,7 @@ fn simulate(seed: u64, universe: &Universe) -> turmoil::Result {
 }
 
 /// Where machines have their disks: in memory if there is a place for it, since each record is synced.
-fn scratch() -> std::io::Result<tempfile::TempDir> {
+pub(crate) fn scratch() -> std::io::Result<tempfile::TempDir> {
     let memory = PathBuf::from("/dev/shm");
     if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }
 }

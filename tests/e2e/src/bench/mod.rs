@@ -1,5 +1,5 @@
 //! `hack/bench attach`: what attach and detach cost, as ratios to what the kernel alone takes, in one run. What fences
-//! cost is [`fence`]'s, and what a path that is cut costs is [`paths`]'.
+//! cost is [`fence`]'s, what a path that is cut costs [`paths`]', what a VM's live migration does [`handoff`]'s.
 //!
 //! In: kernel, volume counts, repetitions. Out: a table with targets said to be reached or not, and JSON. What
 //! always holds: all four ways are measured in the same machine against the same target, interleaved, with all
@@ -11,6 +11,7 @@ mod directives;
 mod disks;
 pub mod fence;
 mod figures;
+pub mod handoff;
 mod measure;
 pub mod one_network;
 pub mod paths;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use clap::{Parser, Subcommand};
+use cleat_e2e::bench::handoff::{self, HandoffOptions};
 use cleat_e2e::bench::{self, Options, at_rest, fence, one_network, paths, restarts};
 use cleat_e2e::world::Rung;
 use cleat_rig::Namespace;
@@ -81,6 +82,21 @@ enum What {
         /// Seconds that are measured
         #[arg(long, value_name = "N", default_value_t = 120)]
         rest_s: u64,
+    },
+    /// What a live migration costs with volumes of one VM, beside the same one with both nodes attached by hand
+    Handoff {
+        /// Print one JSON object as the last line
+        #[arg(long)]
+        json: bool,
+        /// Kernel of the machines, as hack/setup kernels has fetched it
+        #[arg(long, value_name = "VERSION", env = "CLEAT_KERNEL", default_value = "6.1")]
+        kernel: String,
+        /// Numbers of volumes of the VM
+        #[arg(long, value_name = "N,N", value_delimiter = ',', default_values_t = [1, 8, 32])]
+        volumes: Vec<u8>,
+        /// How often each is measured, both ways in turn (with more than 8 volumes: half as often, rounded up)
+        #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..))]
+        repetitions: u8,
     },
     /// What a fence costs on each rung, as ratios to the raw commands of that rung
     Fence {
@@ -159,6 +175,10 @@ fn ran(what: What) -> anyhow::Result<()> {
             let (descriptors, rest) = (30, Duration::from_secs(rest_s));
             let options = at_rest::Options { kernel, volumes, processes, descriptors, rest };
             print_json(json, &runtime.block_on(at_rest::run(&run, &options))?)?;
+        }
+        What::Handoff { json, kernel, volumes, repetitions } => {
+            let options = HandoffOptions { kernel, rounds: rounds(volumes, repetitions) };
+            print_json(json, &runtime.block_on(handoff::run(&run, &options))?)?;
         }
         What::Fence { json, kernel, rungs, repetitions, held } => {
             let (repetitions, held_repetitions) = (usize::from(repetitions), usize::from(held));

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use cleat_e2e::demo::fence::{self, FenceOptions, FenceSabotage};
-use cleat_e2e::demo::migrate::{self, MigrateOptions, MigrateSabotage};
+use cleat_e2e::demo::migrate::{self, MigrateFault, MigrateOptions, MigrateSabotage};
 use cleat_e2e::demo::{self, Options, Sabotage};
 use cleat_rig::Namespace;
 use serde::Serialize;
@@ -57,6 +57,9 @@ enum Other {
         /// Break something on purpose: the run must end with an error
         #[arg(long, value_enum, value_name = "MODE")]
         sabotage: Option<MigrateSabotage>,
+        /// What goes wrong in a migration that has to end well all the same; of several, in one migration after the other
+        #[arg(long, value_enum, value_name = "FAULT,…", value_delimiter = ',', conflicts_with = "sabotage")]
+        fault: Vec<MigrateFault>,
     },
 }
 
@@ -83,8 +86,9 @@ fn ran(cli: &Cli) -> anyhow::Result<ExitCode> {
             print_json(*json, &outcome)?;
             outcome.ok
         }
-        Some(Other::Migrate { json, kernel, sabotage }) => {
-            let options = MigrateOptions { kernel: kernel.clone(), sabotage: *sabotage };
+        Some(Other::Migrate { json, kernel, sabotage, fault }) => {
+            let options =
+                MigrateOptions { kernel: kernel.clone(), sabotage: *sabotage, faults: fault.clone() };
             let outcome = runtime.block_on(migrate::run(&run, &options))?;
             print_json(*json, &outcome)?;
             outcome.ok

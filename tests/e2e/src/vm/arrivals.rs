@@ -13,6 +13,8 @@ use super::guest::RECORD_BYTES;
 
 /// The event, as a line of the trace names it.
 const EVENT: &str = " nvmet_req_init: ";
+/// What precedes a name that was noted among them.
+const MARK: &str = " tracing_mark_write: ";
 /// What changes nothing on the disk.
 const HARMLESS: [&str; 4] = ["nvme_cmd_read", "nvme_cmd_flush", "nvme_cmd_compare", "nvme_cmd_verify"];
 
@@ -95,11 +97,10 @@ fn arrival(before: &str, event: &str) -> anyhow::Result<Option<Arrival>> {
     let (first_lba, length) = (number("slba")?, number("len")?);
     let (controller, rest) =
         head.strip_prefix("nvmet").and_then(|head| head.split_once(':')).context("it has no controller")?;
-    let time = before.trim_end_matches(':').split_whitespace().next_back().context("it has no time")?;
     let disk =
         rest.split_once("disk=").and_then(|(_, rest)| rest.rsplit_once(", qid=")).map(|(disk, _)| disk);
     Ok(Some(Arrival {
-        at_us: microseconds(time)?,
+        at_us: microseconds(time_of(before)?)?,
         controller: controller.parse().context("its controller has no number")?,
         // Where the name is longer than what is kept, old kernels print what lies behind it.
         disk: disk.unwrap_or_default().chars().filter(|c| !c.is_control()).take(32).collect(),
@@ -109,12 +110,40 @@ fn arrival(before: &str, event: &str) -> anyhow::Result<Option<Arrival>> {
     }))
 }
 
+/// `cat-77 [000] ..... 60.123456:`
+fn time_of(before: &str) -> anyhow::Result<&str> {
+    before.trim_end_matches(':').split_whitespace().next_back().context("it has no time")
+}
+
 /// `60.123456`
 fn microseconds(time: &str) -> anyhow::Result<u64> {
     let (whole, part) = time.split_once('.').with_context(|| format!("{time:?} is no time"))?;
     ensure!(part.len() == 6, "{time:?} is no time in microseconds");
     let (whole, part): (u64, u64) = (whole.parse()?, part.parse()?);
     Ok(whole * 1_000_000 + part)
+}
+
+/// When a moment of this name was noted, microseconds on the target's clock.
+///
+/// # Errors
+/// If none was.
+pub fn marked(trace: &str, name: &str) -> anyhow::Result<u64> {
+    let lines = trace.lines().filter_map(|line| line.split_once(MARK));
+    let found = lines.filter(|(_, said)| said.trim() == name).map(|(before, _)| before).next_back();
+    let before = found.with_context(|| format!("the trace has no mark {name:?}"))?;
+    microseconds(time_of(before)?)
+}
+
+/// From this moment on the target has given these ids again. What came by them since is another controller's: it gets a
+/// number that the target gives to nobody. Which numbers those are.
+pub fn given_again(all: &mut [Arrival], since_us: u64, ids: &BTreeSet<u32>) -> BTreeSet<u32> {
+    let another = |id: u32| id | (1 << 16);
+    for arrival in all.iter_mut().filter(|arrival| arrival.at_us >= since_us) {
+        if ids.contains(&arrival.controller) {
+            arrival.controller = another(arrival.controller);
+        }
+    }
+    ids.iter().map(|id| another(*id)).collect()
 }
 
 /// What the order of arrivals shows.
@@ -148,7 +177,17 @@ impl ArrivalVerdict {
     #[must_use]
     pub fn is_clean(&self) -> bool {
         let both = self.from_source > 0 && self.from_target > 0;
-        both && self.strangers == 0 && self.shared.is_empty() && self.gaps == 0 && self.late_writes == 0
+        both && self.is_in_order()
+    }
+
+    /// Whether the source alone has written, each place after the one before.
+    #[must_use]
+    pub fn stayed(&self) -> bool {
+        self.from_source > 0 && self.from_target == 0 && self.is_in_order()
+    }
+
+    fn is_in_order(&self) -> bool {
+        self.strangers == 0 && self.shared.is_empty() && self.gaps == 0 && self.late_writes == 0
     }
 }
 

@@ -163,3 +163,35 @@ fn a_write_that_is_no_record_is_named() {
     assert!(odd(|arrival| arrival.blocks = 2).is_err());
     assert!(odd(|arrival| arrival.first_lba = 0).is_err());
 }
+
+#[test]
+fn an_id_that_was_given_again_is_another_controller() {
+    // The source had 1 and 2. After the mark the target node has them.
+    let mark = "  sh-9 [000] ..... 50.000000: tracing_mark_write: cut\n";
+    let arrival = |at_us, controller, first_lba| Arrival {
+        at_us,
+        controller,
+        disk: String::new(),
+        first_lba,
+        blocks: 1,
+    };
+    let mut all = vec![arrival(49_000_000, 1, 0), arrival(49_500_000, 3, 1), arrival(51_000_000, 1, 2)];
+    assert!(!judge(&all, &BTreeSet::from([1, 2]), &BTreeSet::from([1, 3])).is_clean());
+    let since = marked(&(MOVED.to_owned() + mark), "cut").expect("a mark");
+    assert_eq!(since, 50_000_000);
+    let again = given_again(&mut all, since, &BTreeSet::from([1]));
+    let target: BTreeSet<u32> = again.into_iter().chain([3]).collect();
+    let verdict = judge(&all, &BTreeSet::from([1, 2]), &target);
+    assert!(verdict.is_clean() && verdict.from_target == 2, "{verdict:?}");
+    assert!(marked(MOVED, "cut").is_err());
+}
+
+#[test]
+fn a_source_that_writes_on_alone_has_stayed() {
+    let (source, target) = sides();
+    let all = parse(MOVED).expect("a trace");
+    let alone: Vec<Arrival> = all.iter().filter(|a| source.contains(&a.controller)).cloned().collect();
+    assert!(judge(&alone, &source, &target).stayed());
+    assert!(!judge(&all, &source, &target).stayed());
+    assert!(!judge(&[], &source, &target).stayed());
+}

@@ -89,6 +89,20 @@ pub fn migrate(
     listen: SocketAddr,
     settings: &MigrateSettings,
 ) -> anyhow::Result<Migrated> {
+    migrate_with(source, target, listen, settings, || Ok(()))
+}
+
+/// The same; `meanwhile` is done once, as soon as the guest's memory is on its way.
+///
+/// # Errors
+/// As [`migrate`], and those of `meanwhile`.
+pub fn migrate_with(
+    source: &Qmp,
+    target: &Qmp,
+    listen: SocketAddr,
+    settings: &MigrateSettings,
+    meanwhile: impl FnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<Migrated> {
     let status = target.status()?;
     ensure!(status == "inmigrate", "the target node's QEMU is {status} and waits for no migration");
     for side in [source, target] {
@@ -100,6 +114,9 @@ pub fn migrate(
     let (from_source, from_target) = (mark, target.mark());
     let began = Instant::now();
     source.execute("migrate", json!({ "uri": uri }))?;
+    let on_its_way = |event: &QmpEvent| event.is_migration(&["active"]) || event.is_migration(&OVER);
+    source.wait_event(mark, "the beginning of the migration", settings.limit, on_its_way)?;
+    meanwhile()?;
     let last = loop {
         let left = settings.limit.saturating_sub(began.elapsed());
         let wanted = |event: &QmpEvent| event.is_migration(&OVER) || event.is_migration(&["pre-switchover"]);

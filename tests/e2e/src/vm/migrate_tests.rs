@@ -114,6 +114,20 @@ fn a_migration_that_fails_lets_nothing_run_on_the_target_node() {
 }
 
 #[test]
+fn what_is_done_meanwhile_comes_once_after_it_began() {
+    let pair = Pair::new();
+    let (source, target) = (pair.source("cancelled"), pair.target(0));
+    let (from, to) = (source.connect(), target.connect());
+    let cancel = || from.execute("migrate_cancel", json!({})).map(drop);
+    let came = migrate_with(&from, &to, listen(), &MigrateSettings::default(), cancel).expect("an end");
+    assert_eq!(came.end, MigrateEnd::Cancelled);
+    let asked = source.asked();
+    let place = |command: &str| asked.iter().position(|asked| asked.ends_with(command));
+    assert!(place(": migrate") < place("migrate_cancel") && place("migrate_cancel").is_some(), "{asked:?}");
+    assert_eq!(asked.iter().filter(|asked| asked.ends_with("migrate_cancel")).count(), 1);
+}
+
+#[test]
 fn a_pause_before_the_switchover_is_ended_once() {
     let pair = Pair::new();
     let (source, target) = (pair.source("pre-switchover"), pair.target(0));

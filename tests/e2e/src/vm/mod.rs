@@ -4,6 +4,8 @@
 //! * [`guest`] is what runs in it: a boot sector that writes numbered records.
 //! * [`qemu`] starts it on a node, from the image that `hack/setup qemu-image` makes.
 //! * [`qmp`] is QEMU's monitor, [`mod@migrate`] the order of a live migration over two of them.
+//! * [`on_nodes`] is one of them on two nodes: how it boots on the one and comes to the other.
+//! * [`undisturbed`] is a whole migration in which nothing goes wrong, over disks that somebody else attaches.
 //! * [`trace`] has the target note every write as it arrives; [`arrivals`] judges their order.
 //! * [`records`] judges what lies on the disk in the end.
 //!
@@ -13,9 +15,11 @@
 pub mod arrivals;
 pub mod guest;
 pub mod migrate;
+pub mod on_nodes;
 pub mod qemu;
 pub mod qmp;
 pub mod records;
 #[cfg(test)]
 mod scripted;
 pub mod trace;
+pub mod undisturbed;

@@ -45,13 +45,15 @@ pub struct VmSpec {
     pub memory_mib: u32,
     /// Where on the node the volume is published.
     pub disk: String,
+    /// Disks may come while it runs, as KubeVirt adds them: on a SCSI bus.
+    pub takes_disks: bool,
 }
 
 impl VmSpec {
     /// One with 64 MiB, which is more than its guest needs.
     #[must_use]
     pub fn new(name: impl Into<String>, disk: impl Into<String>) -> Self {
-        Self { name: name.into(), memory_mib: 64, disk: disk.into() }
+        Self { name: name.into(), memory_mib: 64, disk: disk.into(), takes_disks: false }
     }
 
     /// QEMU's arguments. Its guest is halted at first: it waits for a migration, or to be let run.
@@ -70,6 +72,9 @@ impl VmSpec {
             DEVICE,
             "-S",
         ]);
+        if self.takes_disks {
+            words.extend(["-device", "virtio-scsi-pci,id=scsi0"]);
+        }
         if entry == Entry::Incoming {
             words.extend(["-incoming", "defer"]);
         }
@@ -161,6 +166,40 @@ impl Vm {
         self.qmp.execute("stop", json!({})).map(drop)
     }
 
+    /// Adds a disk, whose number is not 0, which is the one it began with. It has the same number on the node that the
+    /// machine moves to.
+    ///
+    /// # Errors
+    /// If the volume is not published there, or QEMU refuses.
+    pub fn plug(&self, number: u32, published: &str) -> anyhow::Result<()> {
+        // What QEMU sees as its /run is a folder of the node: a device of the volume is made there, as of the first disk.
+        let node = format!("/run/vm/{}/disk{number}", self.name);
+        self.machine
+            .sh(&format!("set -- $(stat -L -c '%t %T' {published}) && mknod {node} b $((0x$1)) $((0x$2))"))?;
+        let (disk, id) = (format!("disk{number}"), plugged(number));
+        let disk_of_host = json!({
+            "driver": "host_device", "node-name": disk, "filename": format!("/run/{disk}"),
+            "cache": { "direct": true, "no-flush": false }, "aio": "native", "discard": "unmap",
+        });
+        self.qmp.execute("blockdev-add", disk_of_host)?;
+        let disk_of_guest = json!({
+            "driver": "scsi-hd", "id": id, "drive": disk, "bus": "scsi0.0", "channel": 0, "scsi-id": number, "lun": 0,
+        });
+        self.qmp.execute("device_add", disk_of_guest).map(drop)
+    }
+
+    /// Has QEMU write 4 KiB of this byte to a disk that was added, in the guest's place, which knows of the first one alone.
+    ///
+    /// # Errors
+    /// If QEMU does not take the command; whether the write was done the disk shows.
+    pub fn write_block(&self, number: u32, block: u64, byte: u8) -> anyhow::Result<()> {
+        let line = format!("qemu-io -d {} \"write -P {byte:#x} {} 4096\"", plugged(number), block * 4096);
+        let said = self.qmp.execute("human-monitor-command", json!({ "command-line": line }))?;
+        let said = said.as_str().unwrap_or_default().trim();
+        ensure!(!said.starts_with("Error"), "{line}: {said}");
+        Ok(())
+    }
+
     /// What the guest has said since this QEMU began.
     ///
     /// # Errors
@@ -195,6 +234,10 @@ impl Drop for Vm {
             let _ = self.daemon.kill(9);
         }
     }
+}
+
+fn plugged(number: u32) -> String {
+    format!("plugged{number}")
 }
 
 /// The last lines that it wrote.
@@ -252,9 +295,15 @@ mod tests {
         ] {
             assert!(line.contains(wanted), "{wanted} is not in {line}");
         }
-        assert!(!line.contains("-incoming"));
+        assert!(!line.contains("-incoming") && !line.contains("scsi"), "{line}");
         // A node of the volume is made in the VM's own /dev: the kubelet's path is nothing to QEMU.
         assert!(!line.contains("/pods/disk") && line.contains("filename=/dev/disk0"), "{line}");
+    }
+
+    #[test]
+    fn disks_that_come_later_find_a_bus() {
+        let spec = VmSpec { takes_disks: true, ..VmSpec::new("vm-1", "/pods/disk") };
+        assert!(spec.arguments(Entry::Boot).join(" ").contains("-device virtio-scsi-pci,id=scsi0"));
     }
 
     #[test]

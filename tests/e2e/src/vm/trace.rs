@@ -26,6 +26,14 @@ pub fn begin(rds: &Machine) -> anyhow::Result<()> {
     rds.sh(&script).context("trace the writes that arrive at the target").map(drop)
 }
 
+/// Notes this moment under a name, among the writes: [`super::arrivals::marked`] finds it.
+///
+/// # Errors
+/// If the machine does not answer.
+pub fn mark(rds: &Machine, name: &str) -> anyhow::Result<()> {
+    rds.sh(&format!("echo {name} >{FOLDER}/trace_marker")).context("mark the target's trace").map(drop)
+}
+
 /// Ends it; what was noted.
 ///
 /// # Errors

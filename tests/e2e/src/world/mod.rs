@@ -33,6 +33,7 @@
 //! holds: every wait has a deadline and says what was seen last; state folders outlive a restart of their program;
 //! everything ends with the world.
 
+mod by_hand;
 mod certificates;
 mod controller;
 mod csi;
@@ -59,6 +60,7 @@ use futures_util::future::try_join_all;
 
 use crate::sequence::{Name, Report, RunFacts};
 
+pub use by_hand::ByHand;
 pub use certificates::{Certificates, Pair};
 pub use controller::{AGENT_PORT, Controller};
 pub use csi::{Access, AttachTimes, Attached, DetachTimes, PublishContext, Timed, Volume};

@@ -20,10 +20,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use cleat_controller::csi::MIN_FENCE_KEY;
 use cleat_core::MinFence;
 use cleat_host::uevents::{Action, DeviceEvent, DeviceKind, HostEvent};
+use cleat_ids::MIGRATION_TIMEOUT_KEY;
 use tokio::sync::broadcast;
 
 use crate::chance::Chance;
 use crate::disk::Disk;
+use crate::faults::Kind;
+use crate::kubevirt::KubeVirt;
 use kernel::Kernel;
 use management::Management;
 use probed::Probed;
@@ -146,6 +149,12 @@ pub struct World {
     pub longest_hold_ms: u64,
     /// The longest that it holds one while nothing is wrong with it, in ms.
     pub usual_hold_ms: u64,
+    /// How long a migration may take, where CreateVolume was asked for that.
+    pub migration_timeout_s: Option<u64>,
+    /// What KubeVirt has.
+    pub kubevirt: KubeVirt,
+    /// Faults that a scene begins or ends.
+    pub(crate) orders: Vec<(Kind, bool)>,
     told: Told,
     seen: BTreeMap<String, u64>,
     trace: Vec<String>,
@@ -179,7 +188,8 @@ pub fn volume_id(volume: VolumeIx) -> String {
 /// The volume of an id.
 #[must_use]
 pub fn volume_of(id: &str) -> Option<VolumeIx> {
-    (0..VOLUMES).find(|volume| volume_id(*volume) == id)
+    let volume = id.rsplit_once('-')?.1.parse().ok()?;
+    (volume_id(volume) == id).then_some(volume)
 }
 
 /// Whether two nodes may have a volume.
@@ -216,12 +226,25 @@ impl World {
     /// The world of a seed, with nothing wrong but what is planted.
     #[must_use]
     pub fn new(seed: u64, planted: Option<Planted>) -> Self {
+        Self::with(seed, planted, None, VOLUMES)
+    }
+
+    /// A world for a scene: with a target that was probed to do this, and so many volumes.
+    #[must_use]
+    pub fn of_scene(seed: u64, probed: Probed, volumes: usize) -> Self {
+        let mut world = Self::with(seed, None, Some(probed), volumes);
+        world.min_fences.fill(MinFence::NodeGone);
+        world
+    }
+
+    fn with(seed: u64, planted: Option<Planted>, probed: Option<Probed>, volumes: usize) -> Self {
         let mut chance = Chance::new(seed, "world");
-        let probed = Probed::of(&mut chance, planted);
+        let by_chance = Probed::of(&mut chance, planted);
+        let probed = probed.unwrap_or(by_chance);
         let abilities = probed.true_abilities(planted);
         // What ends with a fence by reservation has something on its way then, or nothing is seen of it.
         let usual_hold_ms = if planted == Some(Planted::AbortPretended) { 3_000 } else { 50 };
-        let mut target = Target::new(VOLUMES, probed.target().acl, abilities, usual_hold_ms);
+        let mut target = Target::new(volumes, probed.target().acl, abilities, usual_hold_ms);
         target.forgets = planted == Some(Planted::RestartForgets);
         // Somebody has to be there still when it comes.
         let late = planted == Some(Planted::LandsTooLate);
@@ -236,11 +259,14 @@ impl World {
             disk: Disk::default(),
             planted,
             probed,
-            min_fences: (0..VOLUMES).map(|_| probed.min_fence(&mut chance)).collect(),
+            min_fences: (0..volumes).map(|_| probed.min_fence(&mut chance)).collect(),
             gives_up_when_refused: chance.percent(50) && !late,
             breaks_are_unheard: planted == Some(Planted::BreaksUnseen),
             longest_hold_ms: if planted == Some(Planted::HeldTooLong) { 12_000 } else { 3_000 },
             usual_hold_ms,
+            migration_timeout_s: None,
+            kubevirt: KubeVirt::default(),
+            orders: Vec::new(),
             told: Told::default(),
             seen: BTreeMap::new(),
             trace: Vec::new(),
@@ -260,7 +286,9 @@ impl World {
     #[must_use]
     pub fn context(&self, volume: VolumeIx) -> HashMap<String, String> {
         let least = self.min_fences[volume];
-        [(MIN_FENCE_KEY.to_owned(), least.name().to_owned())].into()
+        let least = (MIN_FENCE_KEY.to_owned(), least.name().to_owned());
+        let timeout = self.migration_timeout_s.map(|s| (MIGRATION_TIMEOUT_KEY.to_owned(), s.to_string()));
+        [Some(least), timeout].into_iter().flatten().collect()
     }
 
     /// Lets everything in the world come up to `now`, and judges it.

@@ -24,7 +24,8 @@ pub struct MigrationOutcome {
     /// From the source's last write to the target node's first, as the target saw them arrive, milliseconds: all of the
     /// guest's pause that its disk sees. Negative by as much as both wrote.
     pub pause_ms: Option<f64>,
-    /// How much of it is storage: over the same migration with both nodes attached by hand.
+    /// How much of it is storage: by how much it is longer than in the same migration with both nodes attached by hand, measured
+    /// in the same run. Less than nothing by chance, where it is nothing.
     pub storage_ms: Option<f64>,
     /// Writes that do not follow on the one before, and records that are not on the disk.
     pub gaps: Option<u64>,

@@ -1,147 +1,247 @@
 //! One migration, from a volume that is made for it to one that is taken away.
 //!
-//! In: a world with an RDS and two nodes that have QEMU. Out: lines, and what came of it, also where it broke off. What
-//! always holds: the volume is attached on either node before its QEMU begins, and detached only after it has ended, as the
-//! kubelet does it for a pod; what arrived at the target is noted from before the guest's first write to after the proof that
-//! the source cannot write.
+//! In: a world with an RDS and two nodes that have QEMU, and what goes wrong in it. Out: lines, and what came of it, also where
+//! it broke off. What always holds: a volume is attached on either node before its QEMU begins, and detached only after it has
+//! ended, as the kubelet does it for a pod (but from a node that is fenced); what arrived at the target is noted from before
+//! the guest's first write to after the proof that the node which lets go cannot write.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use cleat_rig::{Machine, Network};
+use cleat_rig::Network;
+use futures_util::future::try_join_all;
+use serde_json::json;
+use tokio::runtime::Handle;
 use tokio::task::block_in_place;
 
 use super::super::PATIENCE;
 use super::super::say::{Say, duration};
-use super::{MigrateSabotage, MigrationOutcome};
-use crate::vm::arrivals;
+use super::{MigrateFault, MigrateSabotage, MigrationOutcome};
 use crate::vm::guest::GuestProgram;
 use crate::vm::migrate::{self, MigrateEnd, MigrateSettings, Migrated};
-use crate::vm::qemu::{self, Entry, Vm, VmSpec};
-use crate::vm::{records, trace};
-use crate::world::{Access, Attached, Look, Node, Volume, World, wait_for};
+use crate::vm::on_nodes;
+use crate::vm::qemu::Vm;
+use crate::world::{Access, Attached, Look, Node, Rung, Volume, World, wait_for};
 
 /// The VM, and the volume's name.
 const NAME: &str = "vm-demo";
+/// The volume that comes while it runs.
+const PLUGGED: &str = "vm-demo-plugged";
 /// Only what is written takes place.
-const VOLUME_BYTES: u64 = 1 << 30;
-/// Where the target node's QEMU listens for the stream.
-const MIGRATION_PORT: u16 = 4445;
+pub(super) const VOLUME_BYTES: u64 = 1 << 30;
 /// Writes on either side, in dots of 64.
-const SOME_DOTS: usize = 4;
+pub(super) const SOME_DOTS: usize = 4;
 /// Dots of a source that goes on after the switchover, when sabotaged.
 const LATE_DOTS: usize = 1;
-/// A BIOS in an emulated node's emulator, up to its first writes.
-const BOOT: Duration = Duration::from_secs(60);
+/// What agents count of writes reaches the controller within this time.
+const COUNTED: Duration = Duration::from_secs(20);
+/// What QEMU writes to the disk that came later, on either node: block and byte.
+pub(super) const ON_PLUGGED: [(u64, u8); 2] = [(0, 0x5a), (1, 0x5b)];
+/// A stream so slow that a guest which writes never comes to its end.
+const NEVER_ENDS: u64 = 64 << 10;
 
 /// A migration under way.
 pub(super) struct Scene<'s> {
-    world: &'s World,
+    pub(super) world: &'s World,
+    pub(super) fault: Option<MigrateFault>,
     sabotage: Option<MigrateSabotage>,
-    say: &'s mut Say,
-    came: MigrationOutcome,
+    pub(super) say: &'s mut Say,
+    pub(super) came: MigrationOutcome,
+    /// What was not as it should be, and kept nothing else from being looked at.
+    pub(super) amiss: Vec<String>,
 }
 
-/// The volume, who writes to it, and by which controllers each side has it.
-struct Disk {
-    volume: Volume,
-    nqn: String,
-    program: GuestProgram,
-    source: BTreeSet<u32>,
-    target: BTreeSet<u32>,
+/// A volume, and by which controllers each side has it.
+pub(super) struct Disk {
+    pub(super) volume: Volume,
+    pub(super) nqn: String,
+    pub(super) source: BTreeSet<u32>,
+    pub(super) target: BTreeSet<u32>,
+    /// The target node's since its kernel had to connect again.
+    pub(super) target_again: BTreeSet<u32>,
+}
+
+/// The disks of the VM, the first of which its guest writes to.
+pub(super) struct Run {
+    pub(super) disks: Vec<Disk>,
+    pub(super) program: GuestProgram,
     /// Records of which the guest has said on either node that they were acknowledged.
-    acknowledged: u64,
+    pub(super) acknowledged: u64,
+}
+
+impl Run {
+    pub(super) fn first(&self) -> anyhow::Result<&Disk> {
+        self.disks.first().context("a VM has a disk")
+    }
+}
+
+/// Where the disks are on a node.
+pub(super) fn paths(all: &[Attached]) -> Vec<String> {
+    all.iter().map(|attached| attached.target_path.clone()).collect()
 }
 
 impl<'s> Scene<'s> {
-    pub(super) fn new(world: &'s World, sabotage: Option<MigrateSabotage>, say: &'s mut Say) -> Self {
-        Self { world, sabotage, say, came: MigrationOutcome::of(NAME) }
+    pub(super) fn new(
+        world: &'s World,
+        sabotage: Option<MigrateSabotage>,
+        fault: Option<MigrateFault>,
+        say: &'s mut Say,
+    ) -> Self {
+        Self { world, fault, sabotage, say, came: MigrationOutcome::of(NAME), amiss: Vec::new() }
     }
 
     pub(super) fn into_outcome(self) -> MigrationOutcome {
         self.came
     }
 
+    fn is(&self, fault: MigrateFault) -> bool {
+        self.fault == Some(fault)
+    }
+
     pub(super) async fn all(&mut self) -> anyhow::Result<()> {
         let world = self.world;
         let (from, to) = (world.a(), world.b());
-        let created = world.create_volume(NAME, Access::RwxBlock, VOLUME_BYTES).await?;
-        let volume = created.value.clone();
-        let nqn = world.rds.disk(&volume.id).await?.nqn;
-        let nonce = u32::from_le_bytes(*uuid::Uuid::new_v4().as_bytes().first_chunk().context("no number")?);
-        let program = GuestProgram::filling(nonce, volume.size_bytes);
-        let (source, target) = (BTreeSet::new(), BTreeSet::new());
-        let mut disk = Disk { volume, nqn, program, source, target, acknowledged: 0 };
+        let mut run = self.make_disks().await?;
 
-        let at_source = world.attach(&disk.volume, from).await?;
-        self.say.took("attached to node-a", at_source.times.total());
-        let source = self.boot(from, &at_source, &disk.program).await?;
-        let at_target = world.attach(&disk.volume, to).await?;
-        self.say.took("attached to node-b, beside node-a, whose guest writes", at_target.times.total());
-        let target = start(to, &at_target, Entry::Incoming)?;
-        wrote(&source, SOME_DOTS).await?;
-        self.note_controllers(&mut disk).await?;
+        let at_source = self.attach(&run, from).await?;
+        self.say.took("attached to node-a", slowest(&at_source));
+        let disks = paths(&at_source);
+        let source = on_nodes::boot(NAME, world.rds.machine(), from, &disks, &run.program).await?;
+        self.say.line("a guest of QEMU on node-a writes records as fast as it can");
+        if self.sabotage == Some(MigrateSabotage::OtherIdentity) {
+            return self.refused_by_identity(&run).await;
+        }
+        let at_target = self.attach(&run, to).await?;
+        self.say.took("attached to node-b, beside node-a, whose guest writes", slowest(&at_target));
+        let target = on_nodes::receive(NAME, to, &paths(&at_target))?;
+        on_nodes::writes_on(&source, SOME_DOTS, PATIENCE).await?;
+        self.note_controllers(&mut run, true).await?;
+        self.write_plugged(&source, 0)?;
 
-        self.migrate(&source, &target, to)?;
+        let came = self.migrate(&source, &target, to)?;
+        if self.is(MigrateFault::Cancel) {
+            return self.called_off(run, came.end, source, target).await;
+        }
+        self.completed(&came)?;
         if self.sabotage == Some(MigrateSabotage::SourceGoesOn) {
             self.let_source_go_on(&source).await?;
         }
-        wrote(&target, SOME_DOTS).await?;
-        self.say.line("the guest writes on node-b");
-        self.note_controllers(&mut disk).await?;
-
-        disk.acknowledged = block_in_place(|| source.said())?.acknowledged();
-        self.release_source(source, &at_source, &disk).await?;
+        if self.is(MigrateFault::FreezeSource) {
+            run.acknowledged = block_in_place(|| source.said())?.acknowledged();
+            self.freeze_source(&mut run, source, &target).await?;
+        } else {
+            on_nodes::writes_on(&target, SOME_DOTS, PATIENCE).await?;
+            self.say.line("the guest writes on node-b");
+            self.write_plugged(&target, 1)?;
+            self.heal(&run).await?;
+            self.note_controllers(&mut run, true).await?;
+            self.wait_switchover(&run).await?;
+            run.acknowledged = block_in_place(|| source.said())?.acknowledged();
+            block_in_place(|| source.quit())?;
+            self.let_go(&run, &at_source, from).await?;
+            self.recorded(&run, "source").await?;
+        }
+        on_nodes::writes_on(&target, SOME_DOTS, PATIENCE).await?;
         block_in_place(|| target.halt())?;
-        disk.acknowledged += block_in_place(|| target.said())?.acknowledged();
-        let judged = self.judge(&disk, &at_target);
+        run.acknowledged += block_in_place(|| target.said())?.acknowledged();
+        let judged = self.judge(&run, to, &at_target);
         let ended = block_in_place(|| target.quit());
         judged.and(ended)?;
-        world.detach(&at_target, to).await.context("node-b at the end")?;
-        world.delete_volume(&disk.volume).await.context("DeleteVolume")?;
-        Ok(())
+        self.put_away(&run, &at_target, to).await
     }
 
-    /// Puts the guest on the volume and boots it, with the target noting from before its first write.
-    async fn boot(&mut self, node: &Node, at: &Attached, program: &GuestProgram) -> anyhow::Result<Vm> {
-        block_in_place(|| {
-            qemu::install(node.machine(), &at.target_path, program)?;
-            trace::begin(self.world.rds.machine())
-        })?;
-        let vm = start(node, at, Entry::Boot)?;
-        block_in_place(|| vm.run())?;
-        wait_dots(&vm, 1, BOOT)
-            .await
-            .with_context(|| format!("QEMU wrote: {}", block_in_place(|| vm.log())))?;
-        self.say.line(&format!("a guest of QEMU on {} writes records as fast as it can", node.name()));
-        Ok(vm)
+    async fn make_disks(&mut self) -> anyhow::Result<Run> {
+        let names: &[&str] = if self.is(MigrateFault::TwoDisks) { &[NAME, PLUGGED] } else { &[NAME] };
+        let weakest = if self.is(MigrateFault::FreezeSource) { Rung::Acl.volume_parameters() } else { &[] };
+        let mut disks = Vec::new();
+        for name in names {
+            let created =
+                self.world.create_volume_with(name, Access::RwxBlock, VOLUME_BYTES, weakest).await?;
+            let volume = created.value.clone();
+            let nqn = self.world.rds.disk(&volume.id).await?.nqn;
+            let (source, target, target_again) = Default::default();
+            disks.push(Disk { volume, nqn, source, target, target_again });
+        }
+        let bytes = disks.first().context("no volume was made")?.volume.size_bytes;
+        Ok(Run { disks, program: on_nodes::program(bytes), acknowledged: 0 })
+    }
+
+    /// All volumes of the VM, side by side.
+    async fn attach(&self, run: &Run, node: &Node) -> anyhow::Result<Vec<Attached>> {
+        try_join_all(run.disks.iter().map(|disk| self.world.attach(&disk.volume, node))).await
     }
 
     /// Adds the controllers that either node has now: a path that was made again has another one.
-    async fn note_controllers(&mut self, disk: &mut Disk) -> anyhow::Result<()> {
-        disk.source.extend(self.world.a().controller_ids(&disk.nqn).await?);
-        disk.target.extend(self.world.b().controller_ids(&disk.nqn).await?);
-        ensure!(!disk.source.is_empty() && !disk.target.is_empty(), "a node has no controller of the volume");
+    pub(super) async fn note_controllers(&self, run: &mut Run, both: bool) -> anyhow::Result<()> {
+        for disk in &mut run.disks {
+            if both {
+                disk.source.extend(self.world.a().controller_ids(&disk.nqn).await?);
+                disk.target.extend(self.world.b().controller_ids(&disk.nqn).await?);
+                let none = disk.source.is_empty() || disk.target.is_empty();
+                ensure!(!none, "a node has no controller of {}", disk.volume.id);
+            } else {
+                disk.target_again = self.world.b().controller_ids(&disk.nqn).await?;
+            }
+        }
         Ok(())
     }
 
-    fn migrate(&mut self, source: &Vm, target: &Vm, to: &Node) -> anyhow::Result<()> {
-        let listen: SocketAddr = (to.machine().address(Network::Management), MIGRATION_PORT).into();
-        let settings = MigrateSettings::default();
-        let came = block_in_place(|| migrate::migrate(source.qmp(), target.qmp(), listen, &settings))?;
+    fn write_plugged(&self, vm: &Vm, side: usize) -> anyhow::Result<()> {
+        if self.is(MigrateFault::TwoDisks)
+            && let Some((block, byte)) = ON_PLUGGED.get(side)
+        {
+            block_in_place(|| vm.write_block(1, *block, *byte))?;
+        }
+        Ok(())
+    }
+
+    fn migrate(&mut self, source: &Vm, target: &Vm, to: &Node) -> anyhow::Result<Migrated> {
+        let (world, fault) = (self.world, self.fault);
+        let mut settings = MigrateSettings::default();
+        if fault == Some(MigrateFault::Cancel) {
+            settings.bandwidth = Some(NEVER_ENDS);
+            settings.downtime_limit = Duration::from_millis(1);
+        }
+        let runtime = Handle::current();
+        let mut done = None;
+        let meanwhile = || -> anyhow::Result<()> {
+            match fault {
+                Some(MigrateFault::CutPath) => {
+                    to.machine().cut_path(Network::Storage1)?;
+                    done = Some(
+                        "one of node-b's two storage networks is cut, with the guest's memory on its way",
+                    );
+                }
+                Some(MigrateFault::KillController) => {
+                    runtime.block_on(world.controller.kill())?;
+                    done = Some("the controller is killed, with the guest's memory on its way");
+                }
+                Some(MigrateFault::Cancel) => {
+                    runtime.block_on(on_nodes::writes_on(source, 1, PATIENCE))?;
+                    source.qmp().execute("migrate_cancel", json!({}))?;
+                    done = Some("the migration is called off, with the guest's memory on its way");
+                }
+                Some(MigrateFault::FreezeSource | MigrateFault::TwoDisks) | None => {}
+            }
+            Ok(())
+        };
+        let listen = on_nodes::listens_at(to);
+        let came = block_in_place(|| {
+            migrate::migrate_with(source.qmp(), target.qmp(), listen, &settings, meanwhile)
+        })?;
+        if let Some(done) = done {
+            self.say.line(done);
+        }
+        Ok(came)
+    }
+
+    fn completed(&mut self, came: &Migrated) -> anyhow::Result<()> {
         match &came.end {
             MigrateEnd::Completed => {}
             MigrateEnd::Failed(why) => bail!("QEMU's migration failed: {why}"),
             MigrateEnd::Cancelled => bail!("QEMU's migration was cancelled"),
         }
-        self.tell_times(&came);
-        Ok(())
-    }
-
-    fn tell_times(&mut self, came: &Migrated) {
         let shown = |time: Option<Duration>| time.map_or("unknown".to_owned(), duration);
         self.say.took("QEMU has migrated the guest to node-b", came.began.elapsed());
         self.say.detail(&format!(
@@ -149,101 +249,86 @@ impl<'s> Scene<'s> {
             shown(came.downtime),
             shown(came.pause())
         ));
+        Ok(())
     }
 
     async fn let_source_go_on(&mut self, source: &Vm) -> anyhow::Result<()> {
         let before = block_in_place(|| source.said())?.dots;
         block_in_place(|| source.run())?;
         self.say.line("sabotage: the source's QEMU is let go on");
-        wait_dots(source, before + LATE_DOTS, PATIENCE).await
+        on_nodes::wait_dots(source, before + LATE_DOTS, PATIENCE).await
     }
 
-    /// Ends the source's QEMU, then its attachment, as when its pod goes; what the controller makes of the migration.
-    async fn release_source(&mut self, source: Vm, at: &Attached, disk: &Disk) -> anyhow::Result<()> {
-        let (world, node) = (self.world, self.world.a());
-        block_in_place(|| source.quit())?;
-        let times = world.detach(at, node).await?;
-        self.say.took("node-a detached", times.total());
-        let left = node.controller_ids(&disk.nqn).await?;
-        ensure!(left.is_empty(), "the kernel of node-a still has controllers of the volume: {left:?}");
-        let recorded = world.controller.migrations().await?;
-        let ours = recorded.iter().find(|migration| migration.volume_id == disk.volume.id);
-        let ours = ours.context("the controller has no record of the migration")?;
-        self.came.result = Some(ours.result.clone());
-        let sides = (ours.source_node_id.as_str(), ours.target_node_id.as_str());
-        ensure!(sides == ("node-a", "node-b"), "the controller has another migration on record: {ours:?}");
-        ensure!(self.came.has_ended_well(), "the controller's record of the migration: {ours:?}");
-        let steps: Vec<&str> = ours.steps.iter().map(|step| step.name.as_str()).collect();
-        self.say.detail(&format!("recorded: {}, by way of {}", ours.result, steps.join(", ")));
+    /// What agents count is to show the switchover. That it does not is said at the end: all else can be looked at without.
+    pub(super) async fn wait_switchover(&mut self, run: &Run) -> anyhow::Result<()> {
+        let volume = &run.first()?.volume;
+        let seen = wait_for("the switchover on record", COUNTED, async || {
+            let recorded = self.world.controller.migrations().await?;
+            let ours = recorded.into_iter().find(|one| one.volume_id == volume.id);
+            let step = ours.iter().flat_map(|one| &one.steps).find(|step| step.name == "switchover").cloned();
+            Ok(Look::some(step, format!("{ours:?}")))
+        })
+        .await;
+        match seen {
+            Ok(step) => self.say.line(&format!("the switchover is on record, by {}", step.by)),
+            Err(error) => {
+                self.say.line(&format!("NOT SEEN: {error}"));
+                self.amiss.push(error.to_string());
+            }
+        }
         Ok(())
     }
 
-    /// What the target saw, and what the disk holds.
-    fn judge(&mut self, disk: &Disk, at: &Attached) -> anyhow::Result<()> {
-        let noted = block_in_place(|| trace::end(self.world.rds.machine()))?;
-        let file = self.world.folder().join("arrivals.trace");
-        std::fs::write(&file, &noted).with_context(|| format!("write {}", file.display()))?;
-        let judged = self.judge_trace(&noted, disk, at);
-        judged.with_context(|| format!("the trace of what arrived is in {}", file.display()))
+    /// Detaches all volumes of the VM from a node, as when its pod goes.
+    pub(super) async fn let_go(&mut self, run: &Run, at: &[Attached], node: &Node) -> anyhow::Result<()> {
+        let times = try_join_all(at.iter().map(|attached| self.world.detach(attached, node))).await?;
+        let slowest = times.iter().map(|times| times.total()).max().unwrap_or_default();
+        self.say.took(&format!("{} detached", node.name()), slowest);
+        for disk in &run.disks {
+            let left = node.controller_ids(&disk.nqn).await?;
+            ensure!(left.is_empty(), "the kernel of {} still has controllers: {left:?}", node.name());
+        }
+        Ok(())
     }
 
-    fn judge_trace(&mut self, noted: &str, disk: &Disk, at: &Attached) -> anyhow::Result<()> {
-        let (node, program) = (self.world.b(), &disk.program);
-        let arrived = arrivals::parse(noted)?;
-        let order = arrivals::judge(&arrived, &disk.source, &disk.target);
-        self.came.late_writes = Some(order.late_writes);
-        let last = arrivals::last_record(&arrived, program.first_byte)?.context("nothing arrived")?;
-        ensure!(last < u64::from(program.room), "record {last} arrived, which the volume has no room for");
-        let read = || qemu::read_records(node.machine(), &at.target_path, program, last + 1);
-        let data = records::judge(&block_in_place(read)?, program.nonce, program.first_byte, last);
-        self.came.judged(&order, &data);
-        self.say.line(&format!(
-            "{} writes arrived from node-a, {} from node-b, {} of them twice; {} records are whole on the volume",
-            order.from_source, order.from_target, order.repeats, data.whole
-        ));
-        let longest = |gap: Option<u64>| duration(Duration::from_micros(gap.unwrap_or_default()));
-        self.say.detail(&format!(
-            "longest time between two writes: {} on node-a, {} on node-b",
-            longest(order.longest_source_gap_us),
-            longest(order.longest_target_gap_us)
-        ));
-        ensure!(
-            order.late_writes == 0,
-            "{} writes of node-a arrived after node-b's first",
-            order.late_writes
-        );
-        ensure!(order.is_clean(), "the order of arrivals: {order:?}");
-        ensure!(data.is_clean(), "the records: {data:?}");
-        ensure!(data.guest_errors == 0, "the guest saw {} writes fail", data.guest_errors);
-        // No path is lost here, for which a write would be sent again.
-        ensure!(order.repeats == 0, "{} writes arrived twice", order.repeats);
-        ensure!(
-            last + 1 >= disk.acknowledged,
-            "{} records were acknowledged to the guest, and {} have arrived",
-            disk.acknowledged,
-            last + 1
-        );
+    /// What the controller has made of the migration of each volume, once this side has gone.
+    pub(super) async fn recorded(&mut self, run: &Run, left: &str) -> anyhow::Result<()> {
+        let recorded = self.world.controller.migrations().await?;
+        for disk in &run.disks {
+            let ours = recorded.iter().find(|migration| migration.volume_id == disk.volume.id);
+            let ours = ours.context("the controller has no record of the migration")?;
+            self.came.result = Some(ours.result.clone());
+            let sides = (ours.source_node_id.as_str(), ours.target_node_id.as_str());
+            ensure!(
+                sides == ("node-a", "node-b"),
+                "the controller has another migration on record: {ours:?}"
+            );
+            ensure!(self.came.has_ended_well() && ours.left == left, "the record of the migration: {ours:?}");
+            let steps: Vec<&str> = ours.steps.iter().map(|step| step.name.as_str()).collect();
+            let once: BTreeSet<&str> = steps.iter().copied().collect();
+            ensure!(once.len() == steps.len(), "a step is on record twice: {steps:?}");
+            self.say.detail(&format!(
+                "recorded: {}, the {left} has gone, by way of {}",
+                ours.result,
+                steps.join(", ")
+            ));
+        }
+        Ok(())
+    }
+
+    /// Ends what is left, and says what was amiss.
+    pub(super) async fn put_away(&mut self, run: &Run, at: &[Attached], node: &Node) -> anyhow::Result<()> {
+        for attached in at {
+            self.world.detach(attached, node).await.with_context(|| format!("{} at the end", node.name()))?;
+        }
+        for disk in &run.disks {
+            self.world.delete_volume(&disk.volume).await.context("DeleteVolume")?;
+        }
+        ensure!(self.amiss.is_empty(), "{}", self.amiss.join("; "));
         Ok(())
     }
 }
 
-/// Starts QEMU on a node that has the volume.
-fn start(node: &Node, at: &Attached, entry: Entry) -> anyhow::Result<Vm> {
-    let machine: Arc<Machine> = node.shared_machine();
-    block_in_place(|| Vm::start(&machine, &VmSpec::new(NAME, &at.target_path), entry))
-}
-
-/// Waits until the guest has written on for so many dots.
-async fn wrote(vm: &Vm, dots: usize) -> anyhow::Result<()> {
-    let before = block_in_place(|| vm.said())?.dots;
-    wait_dots(vm, before + dots, PATIENCE).await
-}
-
-async fn wait_dots(vm: &Vm, dots: usize, limit: Duration) -> anyhow::Result<()> {
-    wait_for(format!("{dots} times 64 writes on {}", vm.machine().name()), limit, async || {
-        let said = block_in_place(|| vm.said())?;
-        Ok(Look::holds(said.dots >= dots, format!("{said:?}")))
-    })
-    .await
-    .map_err(Into::into)
+fn slowest(all: &[Attached]) -> Duration {
+    all.iter().map(|attached| attached.times.total()).max().unwrap_or_default()
 }
