@@ -177,14 +177,14 @@ mod tests {
     }
 
     #[test]
-    fn a_controller_that_does_not_answer_is_waited_for_as_long_as_a_renewal_lasts() {
+    fn a_silent_controller_is_waited_for_as_long_as_a_renewal_lasts() {
         let all = heard(vec![(1, Some(ours())), (30, None), (31, None)]);
         assert_eq!(all, [None, None, lost("it was not renewed in time: connection refused")]);
         assert_eq!(heard(vec![(29, None), (29, Some(ours())), (58, None)]), [None, None, None]);
     }
 
     #[test]
-    fn a_ticket_that_is_not_satisfied_for_long_is_lost_and_a_moment_is_nothing() {
+    fn unsatisfied_for_long_is_lost_and_for_a_moment_is_nothing() {
         let all = heard(vec![(1, Some(waits())), (15, Some(waits())), (16, Some(waits()))]);
         assert_eq!(all, [None, None, lost("node a to connect")]);
         let again = heard(vec![(1, Some(waits())), (10, Some(ours())), (16, Some(waits()))]);

@@ -407,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_the_dashes_is_the_command_and_its_own_options_are_left_alone() {
+    fn what_follows_the_dashes_is_the_command_with_its_own_options() {
         let run = parsed("cleatctl --namespace x ticket run --type backup pvc-1 -- dd --timeout 1 -- bs=4M");
         let run = run.expect("a command line");
         assert_eq!((run.kind, run.volume.as_str(), &run.claim_namespace), (RunType::Backup, "pvc-1", &None));
