@@ -159,7 +159,7 @@ pub fn read_what_can_be(stored: Vec<StoredRecord>) -> Records {
 enum ReadRecord {
     /// It counts even where it is left as it is, for what is said beside it.
     Node(KeptNode, Result<(), RecordError>),
-    Volume(VolumeId, Option<VolumeRecord>, Kept),
+    Volume(VolumeId, Option<Box<VolumeRecord>>, Kept),
 }
 
 /// Reads each record, in their order; where there are many, on all cores: nothing is served before all are read.
@@ -208,7 +208,7 @@ fn read_one(StoredRecord { key, version, mut value }: StoredRecord) -> Result<Re
     let kept = read.as_ref().map(serde_json::to_value).transpose().map_err(unreadable)?;
     let kept = serde_json::to_value(Written { record: kept, unsettled }).map_err(unreadable)?;
     known(key, &value, &kept)?;
-    Ok(ReadRecord::Volume(volume, read, Kept { version: Some(version), record, unsettled }))
+    Ok(ReadRecord::Volume(volume, read.map(Box::new), Kept { version: Some(version), record, unsettled }))
 }
 
 impl Records {
@@ -238,7 +238,7 @@ impl Records {
                 known
             }
             ReadRecord::Volume(volume, record, kept) => {
-                self.volumes.extend(record);
+                self.volumes.extend(record.map(|record| *record));
                 if kept.unsettled {
                     self.unsettled.insert(volume.clone());
                 }
@@ -638,7 +638,7 @@ mod tests {
         let of = |number: usize| {
             let (name, mut record) = (format!("v{number:04}"), record());
             record["spec"]["id"] = json!(name);
-            stored(&name, json!({"record": record, "unsettled": number % 2 == 0})).remove(0)
+            stored(&name, json!({"record": record, "unsettled": number.is_multiple_of(2)})).remove(0)
         };
         let mut all: Vec<StoredRecord> = (0..5 * PART).map(of).collect();
         let records = read(all.clone()).unwrap();

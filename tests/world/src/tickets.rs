@@ -55,7 +55,7 @@ impl World {
     /// What can happen to tickets.
     pub(crate) fn of_tickets(&self, all: &mut Vec<Action>) {
         for v in 0..self.setup.access.len() {
-            for t in 0..KINDS_OF_TICKETS.len() {
+            for (t, kind) in KINDS_OF_TICKETS.iter().enumerate() {
                 let ticket = self.tickets[v][t].as_ref();
                 if ticket.is_some_and(|ticket| ticket.known_by != Some(self.leaders[0].process)) {
                     all.push(Action::TicketSeen(v, t));
@@ -69,8 +69,7 @@ impl World {
                 if ticket.is_some() {
                     all.push(Action::TicketGoes(v, t));
                 }
-                let workload = KINDS_OF_TICKETS[t].is_workload();
-                let wishes = self.nodes().map(Some).chain((!workload).then_some(None));
+                let wishes = self.nodes().map(Some).chain((!kind.is_workload()).then_some(None));
                 let new = |node: &Option<N>| ticket.is_none_or(|old| old.node != *node && old.generation < 2);
                 all.extend(wishes.filter(new).map(|node| Action::TicketComes(v, t, node)));
             }

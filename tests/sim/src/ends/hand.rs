@@ -113,12 +113,12 @@ impl Hand {
     /// A migration is asked for.
     pub(super) fn asks_to_move(&mut self, vm: usize, to: NodeIx) -> Came {
         self.play(vm, &Step::Asked { to: NODES[to].into() })?;
-        self.to_come(vm);
+        self.will_come(vm);
         Ok(())
     }
 
     /// It was asked for: its steps are to come.
-    pub(super) fn to_come(&mut self, vm: usize) {
+    pub(super) fn will_come(&mut self, vm: usize) {
         let mut steps = migration_steps(false);
         steps.reverse();
         self.vms[vm].1 = steps;
