@@ -40,7 +40,7 @@ pub(super) async fn a_second_at_once_waits_for_the_first_ones_source(mut hand: H
     hand.asks_to_move(0, B)?;
     hand.goes_on(0, (A, B), &Step::Completed).await?;
     hand.play(0, &Step::Asked { to: "node-c".into() })?;
-    hand.to_come(0);
+    hand.will_come(0);
     hand.play(0, &Step::Accepted)?;
     hand.play(0, &Step::SourceEnds)?;
     let other = hand.other();
