@@ -32,14 +32,16 @@ fn holders(outcome: Outcome) -> Vec<String> {
 async fn without_a_cut_a_tickets_device_keeps_the_volume_there_by_name() {
     let (machine, agent) = backed_up(|_| {}).await;
     assert_eq!(holders(agent.detach(1).await)[0], LOOP);
-    assert_eq!((machine.kernel.world().cuts, machine.kernel.world().controllers.len()), (0, 2));
+    let world = machine.kernel.world();
+    assert_eq!((world.cuts, world.controllers.len()), (0, 2));
 }
 
 #[tokio::test]
 async fn with_a_cut_who_uses_the_tickets_device_is_ended_and_the_volume_goes() {
     let (machine, agent) = backed_up(|_| {}).await;
     assert_eq!(absent(agent.detach_from_tickets(1).await).len(), 2);
-    assert_eq!((machine.kernel.world().cuts, machine.kernel.world().controllers.len()), (1, 0));
+    let world = machine.kernel.world();
+    assert_eq!((world.cuts, world.controllers.len()), (1, 0));
 }
 
 #[tokio::test]
@@ -53,7 +55,8 @@ async fn a_cut_leaves_whoever_else_uses_the_device_where_it_is() {
 async fn a_tickets_device_that_does_not_go_keeps_the_volume_there() {
     let (machine, agent) = backed_up(|world| world.tickets_stay = true).await;
     assert_eq!(holders(agent.detach_from_tickets(1).await)[0], LOOP);
-    assert_eq!((machine.kernel.world().cuts, machine.kernel.world().controllers.len()), (1, 2));
+    let world = machine.kernel.world();
+    assert_eq!((world.cuts, world.controllers.len()), (1, 2));
 }
 
 #[tokio::test]
@@ -64,7 +67,8 @@ async fn a_detach_of_an_earlier_grant_cuts_nobody_off() {
     machine.kernel.change(|world| world.ticket_users = vec![LOOP.into()]);
     let stale = agent.detach_from_tickets(1).await;
     assert!(matches!(stale, Outcome::StaleEpoch(_)), "{stale:?}");
-    assert_eq!((machine.kernel.world().cuts, machine.kernel.world().ticket_users.len()), (0, 1));
+    let world = machine.kernel.world();
+    assert_eq!((world.cuts, world.ticket_users.len()), (0, 1));
 }
 
 #[tokio::test]
