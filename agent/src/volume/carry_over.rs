@@ -12,7 +12,7 @@ use cleat_host::sockets::SocketsByPortal;
 use cleat_runtime::exit::Causes;
 use tokio::time::sleep;
 
-use crate::ledger::connections::{Connections, UnbrokenGrant};
+use crate::ledger::connections::{Connections, UnbrokenGrant, in_both};
 use crate::volume::Fleet;
 use crate::volume::host::Host;
 use crate::volume::state::VolumeState;
@@ -33,8 +33,10 @@ impl<H: Host> Fleet<H> {
             }
         };
         // In this order: see `Connections::still_there`.
-        let Some(sockets) = self.sockets().await else { return };
+        let Some(before) = self.sockets().await else { return };
         let Ok(topology) = shared.host.topology().await else { return };
+        let Some(after) = self.sockets().await else { return };
+        let sockets = in_both(&before, &after);
         let identity = &shared.identity;
         let still_there = kept.still_there(&identity.boot_id, &identity.prefix, &topology, &sockets);
         tracing::info!(grants = still_there.len(), "connections are those of the process before");
