@@ -35,6 +35,7 @@ impl<H: Host> Fleet<H> {
         // In this order: see `Connections::still_there`.
         let Some(before) = self.sockets().await else { return };
         let Ok(topology) = shared.host.topology().await else { return };
+        shared.disconnects.belong(&topology.controllers);
         let Some(after) = self.sockets().await else { return };
         let sockets = in_both(&before, &after);
         let identity = &shared.identity;
