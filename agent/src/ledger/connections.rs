@@ -117,6 +117,17 @@ impl Connections {
         Self { boot_id: boot_id.to_owned(), grants, controllers, sockets }
     }
 
+    /// The grants that are noted.
+    pub(crate) fn grants(&self) -> &[UnbrokenGrant] {
+        &self.grants
+    }
+
+    /// The same of fewer grants: true whenever it is written.
+    pub(crate) fn only(mut self, stays: impl Fn(&UnbrokenGrant) -> bool) -> Self {
+        self.grants.retain(stays);
+        self
+    }
+
     /// The grants whose connections are there as they were. The sockets were there before the controllers were read, and after
     /// it: one that broke in between is not live, or comes back with an event that is heard, and of one that is gone none is
     /// left.
