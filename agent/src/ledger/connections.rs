@@ -5,7 +5,8 @@
 //!
 //! A connection that breaks loses all sockets of its controller, and comes back with others. Sockets do not say which controller
 //! they belong to, so they are counted, portal by portal: what is left of the sockets that were noted has to be as many as the
-//! controllers that are left have queues.
+//! controllers that are left have queues. One that is neither live nor without sockets would stand in for others with its own,
+//! so its portal is left out.
 //!
 //! Always holds: what cannot be told apart is not shown. It costs time, and no data.
 
@@ -14,7 +15,7 @@ use std::path::Path;
 
 use cleat_host::Portal;
 use cleat_host::sockets::{SocketId, SocketsByPortal};
-use cleat_host::sysfs::{Controller, Topology};
+use cleat_host::sysfs::{Controller, ControllerState, Topology};
 use serde::{Deserialize, Serialize};
 
 use super::sealed;
@@ -69,6 +70,25 @@ impl KeptController {
         let same = |one: &&Controller| Self::of(one).is_some_and(|one| one == *self);
         topology.controllers.iter().find(same).is_some_and(|one| one.state.is_live())
     }
+
+    /// It is there, its sockets may be, and they are not to be counted: it is being reset or deleted. One that is connecting
+    /// has closed its own.
+    fn is_in_between(&self, topology: &Topology) -> bool {
+        let same =
+            |one: &&Controller| one.name.as_str() == self.name && one.incarnation.0 == self.incarnation;
+        let is_clear =
+            |state: &ControllerState| matches!(state, ControllerState::Live | ControllerState::Connecting);
+        topology.controllers.iter().find(same).is_some_and(|one| !is_clear(&one.state))
+    }
+}
+
+/// The sockets that are in both readings.
+pub(crate) fn in_both(one: &SocketsByPortal, other: &SocketsByPortal) -> SocketsByPortal {
+    let both = one.iter().filter_map(|(portal, ids)| {
+        let ids: BTreeSet<SocketId> = ids.intersection(other.get(portal)?).cloned().collect();
+        Some((*portal, ids))
+    });
+    both.filter(|(_, ids)| !ids.is_empty()).collect()
 }
 
 impl Connections {
@@ -97,8 +117,20 @@ impl Connections {
         Self { boot_id: boot_id.to_owned(), grants, controllers, sockets }
     }
 
-    /// The grants whose connections are there as they were. The sockets were read before the controllers: one that broke in
-    /// between is not live, or comes back with an event that is heard.
+    /// The grants that are noted.
+    pub(crate) fn grants(&self) -> &[UnbrokenGrant] {
+        &self.grants
+    }
+
+    /// The same of fewer grants: true whenever it is written.
+    pub(crate) fn only(mut self, stays: impl Fn(&UnbrokenGrant) -> bool) -> Self {
+        self.grants.retain(stays);
+        self
+    }
+
+    /// The grants whose connections are there as they were. The sockets were there before the controllers were read, and after
+    /// it: one that broke in between is not live, or comes back with an event that is heard, and of one that is gone none is
+    /// left.
     pub(crate) fn still_there(
         &self,
         boot_id: &str,
@@ -106,13 +138,22 @@ impl Connections {
         topology: &Topology,
         sockets: &SocketsByPortal,
     ) -> Vec<(VolumeId, Epoch)> {
-        if self.boot_id != boot_id {
+        if self.boot_id != boot_id || !topology.unreadable.is_empty() {
             return Vec::new();
         }
         let now: BTreeMap<String, &BTreeSet<SocketId>> =
             sockets.iter().map(|(portal, ids)| (portal.to_string(), ids)).collect();
         let left: Vec<&KeptController> = self.controllers.iter().filter(|one| one.is_in(topology)).collect();
+        let in_between: BTreeSet<&String> = self
+            .controllers
+            .iter()
+            .filter(|one| one.is_in_between(topology))
+            .map(|one| &one.portal)
+            .collect();
         let accounted = |portal: &String| {
+            if in_between.contains(portal) {
+                return false;
+            }
             let Some((before, now)) = self.sockets.get(portal).zip(now.get(portal)) else { return false };
             let queues: usize = left.iter().filter(|one| one.portal == *portal).map(|one| one.queues).sum();
             before.intersection(now).count() == queues
@@ -149,6 +190,8 @@ impl Ledger {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use cleat_host::sysfs::Unreadable;
+
     use super::*;
     use crate::testing::kernel::{HOST, World, portal};
 
@@ -205,6 +248,45 @@ mod tests {
             one.state = "connecting".parse().unwrap();
         }
         assert_eq!(still(&kept, &world), ["v"]);
+    }
+
+    #[test]
+    fn sockets_of_one_that_goes_do_not_stand_in_for_others() {
+        for state in ["deleting", "resetting"] {
+            let mut world = world();
+            let kept = kept(&world);
+            let (broken, going) = (world.of("v").remove(0), world.of("w").remove(0));
+            world.reconnected.insert(broken, 1);
+            for one in world.controllers.iter_mut().filter(|one| one.name.as_str() == going) {
+                one.state = state.parse().unwrap();
+            }
+            assert!(still(&kept, &world).is_empty(), "{state}");
+        }
+    }
+
+    #[test]
+    fn sockets_that_are_gone_after_the_controllers_were_read_do_not_count() {
+        let mut world = world();
+        let kept = kept(&world);
+        let broken = world.of("v").remove(0);
+        world.reconnected.insert(broken, 1);
+        let before = world.sockets();
+        let gone = world.of("w");
+        world.controllers.retain(|one| !gone.contains(&one.name.to_string()));
+        let prefix = NqnPrefix::parse("nqn.2026-01.io.cleat:").unwrap();
+        let there = in_both(&before, &world.sockets());
+        assert!(kept.still_there(BOOT, &prefix, &world.topology(), &there).is_empty());
+    }
+
+    #[test]
+    fn where_not_all_could_be_read_nothing_is_shown() {
+        let world = world();
+        let prefix = NqnPrefix::parse("nqn.2026-01.io.cleat:").unwrap();
+        let mut topology = world.topology();
+        topology
+            .unreadable
+            .push(Unreadable { path: "/sys/class/nvme/nvme9/state".into(), error: "EIO".into() });
+        assert!(kept(&world).still_there(BOOT, &prefix, &topology, &world.sockets()).is_empty());
     }
 
     #[test]

@@ -149,6 +149,7 @@ impl Agent {
             stragglers: Duration::from_millis(50),
             stage: Duration::from_secs(2),
             turn: Duration::from_millis(200),
+            settled: Duration::from_millis(50),
             ..Times::default()
         };
         Self::begin(kernel, Ledger::open(dir).unwrap(), times, boot, ConnectOptions::default())

@@ -17,8 +17,8 @@ use cleat_host::fixtures::shown;
 use cleat_host::openers::HeldDescriptor;
 use cleat_host::sockets::SocketsByPortal;
 use cleat_host::sysfs::{
-    Controller, IoCounters, Namespace, NamespaceKind, NativeMultipath, SubsystemNamespace, SubsystemView,
-    SysfsError, Topology,
+    Controller, ControllerState, IoCounters, Namespace, NamespaceKind, NativeMultipath, SubsystemNamespace,
+    SubsystemView, SysfsError, Topology,
 };
 use cleat_host::uevents::{Action, DeviceEvent, DeviceKind, HostEvent};
 use cleat_host::{ControllerName, DevT, Portal, SubsystemNqn};
@@ -213,10 +213,14 @@ impl World {
         Some(Namespace { read_only: self.read_only, counters, ..shown })
     }
 
-    /// The sockets of all queues: a connection that was made again has others.
+    /// The sockets of all queues: a connection that was made again has others. One that is being reset or deleted still has
+    /// them.
     pub(crate) fn sockets(&self) -> SocketsByPortal {
         let mut all = SocketsByPortal::new();
-        for one in self.controllers.iter().filter(|one| one.state.is_live()) {
+        let has_some = |state: &ControllerState| {
+            matches!(state, ControllerState::Live | ControllerState::Resetting | ControllerState::Deleting)
+        };
+        for one in self.controllers.iter().filter(|one| has_some(&one.state)) {
             let made = self.reconnected.get(one.name.as_str()).copied().unwrap_or_default();
             let ids =
                 (0..one.queue_count.unwrap()).map(|queue| format!("{}-{made}-{queue}", one.incarnation.0));

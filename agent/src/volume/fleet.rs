@@ -20,10 +20,10 @@ use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
-use crate::ledger::connections::UnbrokenGrant;
 use crate::link::Link;
 use crate::metrics;
 use crate::name::VolumeId;
+use crate::volume::carry_over::Noting;
 use crate::volume::count::{CountRequest, Counted};
 use crate::volume::host::Host;
 use crate::volume::outcome::Results;
@@ -54,8 +54,8 @@ struct Inner<H> {
     tasks: TaskTracker,
     /// Whether the volumes of the ledger have been listed.
     listed: AtomicBool,
-    /// What was noted last for the process after this one.
-    kept_connections: tokio::sync::Mutex<Vec<UnbrokenGrant>>,
+    /// What is noted for the process after this one.
+    noting: tokio::sync::Mutex<Noting>,
 }
 
 impl<H: Host> Fleet<H> {
@@ -74,7 +74,7 @@ impl<H: Host> Fleet<H> {
                 link,
                 tasks,
                 listed: AtomicBool::new(false),
-                kept_connections: Default::default(),
+                noting: Default::default(),
             }),
         }
     }
@@ -122,8 +122,8 @@ impl<H: Host> Fleet<H> {
         }
     }
 
-    pub(super) fn kept_connections(&self) -> &tokio::sync::Mutex<Vec<UnbrokenGrant>> {
-        &self.inner.kept_connections
+    pub(super) fn noting(&self) -> &tokio::sync::Mutex<Noting> {
+        &self.inner.noting
     }
 
     pub(super) fn tasks(&self) -> &TaskTracker {

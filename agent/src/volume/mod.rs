@@ -120,6 +120,8 @@ pub struct Times {
     pub stay: Duration,
     /// Longest that a sweep's judgement may take: a failure raises an alarm, and a busy machine must not.
     pub sweep_check: Duration,
+    /// How long connections have to have been there before they are noted for the next process.
+    pub settled: Duration,
 }
 
 impl Default for Times {
@@ -137,6 +139,8 @@ impl Default for Times {
             retain: Duration::from_secs(3600),
             stay: Duration::from_secs(30),
             sweep_check: Duration::from_secs(15),
+            // A controller is live before the kernel says so, for as long as its command to the target takes: 60 s at most.
+            settled: Duration::from_secs(65),
         }
     }
 }

@@ -100,6 +100,16 @@ async fn an_address_that_answers_new_connections_is_left_alone() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_address_that_answered_once_while_suspected_is_left_alone() {
+    let looking = Looking::at(&[1, 2]).await;
+    looking.change(|world| world.lose(1, 5));
+    sleep(LOOK * 5).await;
+    looking.change(|world| world.answer(1, ConnectAnswer::Drop));
+    looking.leaves_all_alone(SUSPECTED * 2).await;
+    looking.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_address_that_is_silent_while_all_is_acknowledged_is_left_alone() {
     let looking = Looking::at(&[1, 2]).await;
     looking.change(|world| {

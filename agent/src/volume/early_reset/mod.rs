@@ -231,10 +231,12 @@ impl<H: Host> DeadPaths<H> {
 
     async fn judge(&mut self, address: IpAddr) {
         let link = self.shared().host.link_trouble(address);
-        let silent = self.probes.silent(address) >= PROBES;
         let others_suspected = self.suspects.keys().any(|other| *other != address && self.looks_dead(*other));
         let now = self.began.elapsed();
         let Some(suspicion) = self.suspects.get_mut(&address) else { return };
+        // One that answers some of the time is not dead: a part of a bundle of links is.
+        let silent =
+            self.probes.silent(address) >= PROBES && !self.probes.answered_since(address, suspicion.since);
         let signs =
             Signs { unacknowledged: suspicion.timeouts >= TIMEOUTS, probe: silent, link: link.is_some() };
         if signs.count() >= suspicion.signs.count() {

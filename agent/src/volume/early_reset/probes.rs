@@ -61,6 +61,11 @@ impl Probes {
         self.0.get(&address).map_or(0, |probed| probed.silent)
     }
 
+    /// Whether an address has answered since then, however silent it has been later.
+    pub(super) fn answered_since(&self, address: IpAddr, since: Instant) -> bool {
+        self.0.get(&address).and_then(|probed| probed.answered).is_some_and(|at| at >= since)
+    }
+
     /// Whether an address has answered a moment ago, and not been silent since.
     pub(super) fn answers(&self, address: IpAddr) -> bool {
         self.0.get(&address).is_some_and(|probed| probed.silent == 0 && probed.answered.is_some())

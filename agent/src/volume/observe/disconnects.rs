@@ -9,6 +9,9 @@
 //! broken. For as long as a target may hold writes ([`LATELY`]), the deletion of such a controller does not
 //! prove that nothing is on its way.
 //!
+//! The kernel makes a controller live before it sends `connected`, for as long as a command to the target takes. So one that is
+//! seen without its connection has broken from then on, whatever is heard later.
+//!
 //! Silence proves nothing: a kernel before 5.18 does not send `connected`, and no event arrives in a wrong
 //! network namespace. So a connection counts as unbroken only in two cases: its making was seen (`add`, then
 //! one `connected`), or the controller existed before this process and events were proven to arrive
@@ -143,14 +146,21 @@ impl Disconnects {
         self.lock().controllers.entry(controller.to_owned()).or_default().life.broke = Some(Instant::now());
     }
 
-    /// Takes note of whose controllers there are, as sysfs shows them.
+    /// Takes note of whose controllers there are, as sysfs shows them, and of those that have no connection.
     pub(in crate::volume) fn belong(&self, controllers: &[Controller]) {
         let mut heard = self.lock();
         for controller in controllers {
             let Some(subsystem) = &controller.subsystem_nqn else { continue };
             let name = heard.controllers.entry(controller.name.to_string()).or_default();
+            // The `add` of one that is seen for the first time may be on its way: it may never have had one.
+            let had_one = name.life.connected || (!name.life.added && !name.life.subsystems.is_empty());
             if !name.life.subsystems.contains(subsystem) {
                 name.life.subsystems.insert(subsystem.clone());
+            }
+            // Of one that is going its removal will say what it means.
+            if had_one && !controller.state.is_live() && !controller.state.is_going() {
+                name.life.broke = Some(Instant::now());
+                heard.loses(&BTreeSet::from([subsystem.clone()]));
             }
         }
     }

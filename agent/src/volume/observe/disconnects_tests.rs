@@ -171,6 +171,42 @@ async fn a_grant_that_came_in_this_process_is_unbroken_until_something_breaks() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_that_is_seen_without_its_connection_has_broken() {
+    for state in ["connecting", "resetting"] {
+        let (disconnects, _hearing) = hearing();
+        made(&disconnects, "nvme0");
+        made(&disconnects, "nvme1");
+        assert!(shown(&disconnects, true));
+        disconnects.belong(&[controller(0, 1, state)]);
+        // It is live, and the event is on its way.
+        assert!(!shown(&disconnects, true), "{state}");
+        assert!(deleted(&disconnects, "nvme0").await.is_some_and(|why| why.contains("had broken")));
+    }
+    let (disconnects, _hearing) = hearing();
+    disconnects.carry(&nqn("v"), EPOCH);
+    assert!(shown(&disconnects, false));
+    disconnects.belong(&[controller(1, 2, "connecting")]);
+    assert!(!shown(&disconnects, false), "also one from before this process");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_made_or_deleted_has_not_broken() {
+    let (disconnects, _hearing) = hearing();
+    disconnects.belong(&[controller(0, 1, "connecting")]);
+    says(&disconnects, "nvme0", Action::Add, None);
+    disconnects.belong(&[controller(0, 1, "connecting")]);
+    connected(&disconnects, "nvme0");
+    made(&disconnects, "nvme1");
+    assert!(shown(&disconnects, true), "it had no connection before");
+    disconnects.belong(&[controller(2, 2, "live")]);
+    let removal = disconnects.about_to_delete("nvme2", &nqn("v"));
+    disconnects.belong(&[controller(2, 2, "deleting")]);
+    says(&disconnects, "nvme2", Action::Remove, None);
+    assert_eq!(disconnects.broken_before(&removal).await, None);
+    assert!(shown(&disconnects, true), "what deletes it says whether it was proof");
+}
+
+#[tokio::test(start_paused = true)]
 async fn whatever_goes_by_another_hand_is_a_loss() {
     let (disconnects, _hearing) = hearing();
     for name in ["nvme0", "nvme1", "nvme2"] {

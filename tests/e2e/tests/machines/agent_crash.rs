@@ -1,5 +1,7 @@
 //! An agent that is killed with volumes in use. Connections and I/O are the kernel's; the agent reads them back.
 
+use std::time::Duration;
+
 use anyhow::{Context, ensure};
 use cleat_e2e::world::{Access, AgentStart, World};
 use cleat_proto::cleat::v1::volume_state::Phase;
@@ -62,6 +64,9 @@ pub(crate) async fn a_killed_agent_disturbs_no_io_and_knows_everything_again(
     Ok(())
 }
 
+/// How long the agent may take to note its connections: it does once they have been there for 65 s.
+const NOTED: Duration = Duration::from_secs(90);
+
 /// That nothing broke while no agent ran is shown by the kernel's own connections; so is that something did.
 pub(crate) async fn a_detach_after_a_restart_is_proven_by_what_did_not_break(
     world: &World,
@@ -72,7 +77,7 @@ pub(crate) async fn a_detach_after_a_restart_is_proven_by_what_did_not_break(
         node.sh("rm -f /data/cleat/connections.json").await?;
         world.attach(&volume, node).await?;
         let kernel = wait_live(node, &volume, 2).await?;
-        cleat_e2e::world::wait_for("the agent to note its connections", LATER, async || {
+        cleat_e2e::world::wait_for("the agent to note its connections", NOTED, async || {
             let noted = node.sh("cat /data/cleat/connections.json 2>/dev/null || true").await?;
             Ok(cleat_e2e::world::Look::holds(noted.contains(&volume.id), noted))
         })
