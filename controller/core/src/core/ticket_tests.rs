@@ -439,10 +439,8 @@ fn a_ticket_changes_nothing_of_what_is_demanded_of_a_volume() {
     b.event(Event::Publish { request, node: n("a"), spec: demanding.clone(), read_only: false });
     b.rds(Ok(()));
     b.agent(ready());
-    b.wants("api", (Api, 1), Some("bb"), Access::Rwo);
-    b.rds(Ok(()));
-    b.agent(ready());
-    assert_eq!(b.stands("api"), satisfied("bb", 1));
+    b.wants("api", (Api, 1), Some("a"), Access::Rwo);
+    assert_eq!(b.stands("api"), satisfied("a", 1));
     assert_eq!(b.stored[&v()].spec, demanding);
 }
 
