@@ -13,6 +13,7 @@ mod node;
 mod wish;
 
 use std::ffi::OsString;
+use std::ops::ControlFlow;
 use std::process::ExitStatus;
 use std::time::Duration;
 
@@ -322,20 +323,18 @@ impl TicketRun {
                 running.end(self.grace).await.map_err(TicketRunError::Wait)?;
                 Ok(Ended::Stopped(verdict))
             }
-            Err(status) if status.success() => Ok(Ended::Command(status)),
-            // Whoever cuts a ticket off ends who reads its device, and that may come to the command first.
-            Err(status) => match held.look().await {
+            // Whoever cuts a ticket off ends who reads its device. The command may be the first to know, or may take what it
+            // has read by then for the whole: only the ticket says that nothing is missing.
+            Err(status) => Ok(match held.at_end().await {
                 Some(verdict) => {
-                    say(console, &format!("{verdict}; the command has ended by it"));
-                    Ok(Ended::Stopped(verdict))
+                    say(
+                        console,
+                        &format!("{verdict}; the command has ended, and may have read a part alone"),
+                    );
+                    Ended::Stopped(verdict)
                 }
-                None if !held.keeper.is_ours() => {
-                    let lost = Verdict::Lost("it is not satisfied any more".to_owned());
-                    say(console, &format!("{lost}; the command has ended by it"));
-                    Ok(Ended::Stopped(lost))
-                }
-                None => Ok(Ended::Command(status)),
-            },
+                None => Ended::Command(status),
+            }),
         }
     }
 }
@@ -367,6 +366,17 @@ impl Held<'_> {
     async fn look(&mut self) -> Option<Verdict> {
         let heard = self.wish.look(self.controller, &mut self.keeper).await;
         self.keeper.heard(Instant::now(), heard)
+    }
+
+    /// Whether the device was not ours until the command's end, and why.
+    async fn at_end(&mut self) -> Option<Verdict> {
+        loop {
+            let heard = self.wish.look(self.controller, &mut self.keeper).await;
+            if let ControlFlow::Break(verdict) = self.keeper.at_end(Instant::now(), heard) {
+                return verdict;
+            }
+            sleep(LOOK).await;
+        }
     }
 
     /// Renews the ticket until the device is not ours any more.
