@@ -25,6 +25,7 @@ use cleat_proto::cleat::v1 as proto;
 use cleat_runtime::exit::Causes;
 use cleat_runtime::options::duration;
 use cleat_runtime::text::harmless;
+use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep};
 
 use self::command::{Running, Signals};
@@ -236,10 +237,10 @@ impl TicketRun {
         let identity = identity(controller, &self.volume).await?;
         let device = TicketDevice::make(wish.id(), &subsystem, identity, DEVICE).await;
         let mut device = device.map_err(TicketRunError::Device)?;
-        let ended = match Running::start(&self.command, device.path()) {
+        let ended = match Running::start(&self.command, device.path(), device.open()) {
             Ok(running) => {
-                let mut held = Held { controller: &mut *controller, wish, keeper, device: &mut device };
-                self.watch(&mut held, console, signals, running).await
+                let mut held = Held { controller: &mut *controller, wish, keeper };
+                self.watch(&mut held, &mut device, console, signals, running).await
             }
             Err(error) => {
                 let program = self.command.first().cloned().unwrap_or_default();
@@ -301,6 +302,7 @@ impl TicketRun {
     async fn watch(
         &self,
         held: &mut Held<'_>,
+        device: &mut TicketDevice,
         console: &mut Console<'_>,
         signals: &mut Signals,
         mut running: Running,
@@ -312,14 +314,20 @@ impl TicketRun {
                 tokio::select! {
                     status = running.ended() => break Err(status.map_err(TicketRunError::Wait)?),
                     verdict = &mut kept => break Ok(verdict),
-                    signal = signals.next() => running.pass_on(signal),
+                    signal = signals.next() => {
+                        // It may come of who cuts the ticket off, who kills whoever keeps the device. The command has it open.
+                        if signal == Signal::SIGTERM {
+                            device.let_go();
+                        }
+                        running.pass_on(signal);
+                    }
                 }
             }
         };
         match verdict {
             Ok(verdict) => {
                 say(console, &format!("{verdict}; the command is asked to end"));
-                held.device.let_go();
+                device.let_go();
                 running.end(self.grace).await.map_err(TicketRunError::Wait)?;
                 Ok(Ended::Stopped(verdict))
             }
@@ -353,12 +361,11 @@ fn waits_for(ticket: &proto::TicketInfo) -> String {
     }
 }
 
-/// A ticket that has its device.
+/// A ticket while its command runs.
 struct Held<'a> {
     controller: &'a mut Controller,
     wish: &'a mut Wish,
     keeper: Keeper,
-    device: &'a mut TicketDevice,
 }
 
 impl Held<'_> {
