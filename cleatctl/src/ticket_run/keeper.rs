@@ -97,7 +97,11 @@ impl Keeper {
         };
         self.answered = now;
         if ticket.interrupted_until_unix_ms > 0 {
-            return Some(Verdict::Interrupted(ticket.waits_on));
+            // One that is interrupted waits for something only where its holder counts as silent.
+            return Some(match ticket.waits_for.is_empty() {
+                true => Verdict::Interrupted(ticket.waits_on),
+                false => Verdict::Lost(ticket.waits_for),
+            });
         }
         if self.is_elsewhere(&ticket) {
             return Some(Verdict::Lost(format!("the volume is on node {} now", ticket.node_id)));
@@ -175,6 +179,16 @@ mod tests {
         let interrupted =
             TicketInfo { interrupted_until_unix_ms: 77, waits_on: "ticket csi.b".into(), ..ours() };
         assert_eq!(heard(vec![(1, Some(interrupted))]), [Some(Verdict::Interrupted("ticket csi.b".into()))]);
+    }
+
+    #[test]
+    fn one_that_nobody_is_said_to_renew_is_lost() {
+        let silent = TicketInfo {
+            interrupted_until_unix_ms: 77,
+            waits_for: "its holder to renew it".into(),
+            ..ours()
+        };
+        assert_eq!(heard(vec![(1, Some(silent))]), [lost("its holder to renew it")]);
     }
 
     #[test]
