@@ -12,6 +12,7 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -137,6 +138,11 @@ impl TicketDevice {
     /// Its path, such as `/dev/loop3`.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// It, open, until it is let go of: whoever inherits this keeps it.
+    pub fn open(&self) -> Option<BorrowedFd<'_>> {
+        self.open.as_ref().map(AsFd::as_fd)
     }
 
     /// Lets go of it: from now on it is there only for whoever has it open. Whoever cuts the ticket off ends those who have.

@@ -5,13 +5,14 @@
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal as _};
+use std::os::fd::BorrowedFd;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::ExitStatus;
 use std::time::Duration;
 
 use nix::sys::signal::{self, Signal};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, dup};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{self, SignalKind};
 use tokio::time::timeout;
@@ -79,14 +80,18 @@ pub(super) struct Running {
 }
 
 impl Running {
-    /// Starts it. Killed with this process's own end, where that comes first and in order.
-    pub(super) fn start(words: &[OsString], device: &Path) -> io::Result<Self> {
+    /// Starts it. Killed with this process's own end, where that comes first and in order. It inherits `open`: for as long as
+    /// it runs, the device under that path is no other one, whether we are there or not.
+    pub(super) fn start(words: &[OsString], device: &Path, open: Option<BorrowedFd<'_>>) -> io::Result<Self> {
         let [program, arguments @ ..] = words else {
             return Err(io::Error::new(io::ErrorKind::NotFound, "no command is given"));
         };
         let mut command = Command::new(program);
         command.args(arguments).env("CLEAT_DEVICE", device).env("CLEAT_CONSISTENCY", CONSISTENCY);
+        // Ours is closed in what we start; this one is not, and we have it for the start alone.
+        let inherited = open.map(dup).transpose()?;
         let child = command.kill_on_drop(true).spawn()?;
+        drop(inherited);
         let terminal = io::stdin().is_terminal() || io::stdout().is_terminal() || io::stderr().is_terminal();
         Ok(Self { child, terminal })
     }
@@ -129,12 +134,20 @@ impl Running {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+    use std::os::fd::AsFd as _;
+
     use super::*;
 
     const LONG: Duration = Duration::from_secs(20);
 
     fn shell(script: &str) -> Running {
-        Running::start(&["sh".into(), "-c".into(), script.into()], Path::new("/dev/loop7")).expect("a shell")
+        has_open(script, None)
+    }
+
+    fn has_open(script: &str, open: Option<BorrowedFd<'_>>) -> Running {
+        let words: [OsString; 3] = ["sh".into(), "-c".into(), script.into()];
+        Running::start(&words, Path::new("/dev/loop7"), open).expect("a shell")
     }
 
     async fn ended(mut running: Running) -> u8 {
@@ -146,6 +159,15 @@ mod tests {
         let right = r#"[ "$CLEAT_DEVICE $CLEAT_CONSISTENCY" = "/dev/loop7 crash" ] && exit 7"#;
         assert_eq!(ended(shell(right)).await, 7);
         assert_eq!(ended(shell("kill -9 $$")).await, 137);
+    }
+
+    #[tokio::test]
+    async fn a_command_has_the_device_open_for_as_long_as_it_runs() {
+        let device = File::open("/dev/zero").expect("it is everywhere");
+        let finds =
+            r#"for fd in /proc/$$/fd/*; do [ "$(readlink "$fd")" = /dev/zero ] && exit 7; done; exit 1"#;
+        assert_eq!(ended(has_open(finds, Some(device.as_fd()))).await, 7);
+        assert_eq!(ended(shell(finds)).await, 1, "nothing else has it");
     }
 
     #[tokio::test]
@@ -173,9 +195,9 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_no_command_is_said_as_a_shell_says_it() {
-        let missing = Running::start(&["/nowhere/at/all".into()], Path::new("/dev/loop7"));
+        let missing = Running::start(&["/nowhere/at/all".into()], Path::new("/dev/loop7"), None);
         assert_eq!(missing.err().map(|error| code_of_start(&error)), Some(127));
-        let folder = Running::start(&["/".into()], Path::new("/dev/loop7"));
+        let folder = Running::start(&["/".into()], Path::new("/dev/loop7"), None);
         assert_eq!(folder.err().map(|error| code_of_start(&error)), Some(126));
     }
 }

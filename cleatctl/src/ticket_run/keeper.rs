@@ -5,6 +5,7 @@
 //! for a limited time.
 
 use std::fmt;
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use cleat_proto::cleat::v1::TicketInfo;
@@ -69,11 +70,6 @@ impl Keeper {
         self.is_satisfied(ticket) && ticket.node_id != self.node
     }
 
-    /// Whether it was satisfied here when that was heard last.
-    pub(super) fn is_ours(&self) -> bool {
-        self.unsatisfied.is_none()
-    }
-
     fn is_satisfied(&self, ticket: &TicketInfo) -> bool {
         ticket.satisfied && ticket.satisfied_generation == self.generation
     }
@@ -101,7 +97,11 @@ impl Keeper {
         };
         self.answered = now;
         if ticket.interrupted_until_unix_ms > 0 {
-            return Some(Verdict::Interrupted(ticket.waits_on));
+            // One that is interrupted waits for something only where its holder counts as silent.
+            return Some(match ticket.waits_for.is_empty() {
+                true => Verdict::Interrupted(ticket.waits_on),
+                false => Verdict::Lost(ticket.waits_for),
+            });
         }
         if self.is_elsewhere(&ticket) {
             return Some(Verdict::Lost(format!("the volume is on node {} now", ticket.node_id)));
@@ -116,6 +116,17 @@ impl Keeper {
         let why =
             if ticket.waits_for.is_empty() { "it is not satisfied any more" } else { &ticket.waits_for };
         long.then(|| Verdict::Lost(why.to_owned()))
+    }
+
+    /// Takes in what was heard once the command has ended: goes on as long as that does not say whether the ticket was ours
+    /// until then, and breaks with the reason where it was not.
+    pub(super) fn at_end(&mut self, now: Instant, heard: Heard) -> ControlFlow<Option<Verdict>> {
+        let answered = matches!(heard, Heard::Ticket(_));
+        match self.heard(now, heard) {
+            Some(verdict) => ControlFlow::Break(Some(verdict)),
+            None if answered && self.unsatisfied.is_none() => ControlFlow::Break(None),
+            None => ControlFlow::Continue(()),
+        }
     }
 }
 
@@ -171,6 +182,16 @@ mod tests {
     }
 
     #[test]
+    fn one_that_nobody_is_said_to_renew_is_lost() {
+        let silent = TicketInfo {
+            interrupted_until_unix_ms: 77,
+            waits_for: "its holder to renew it".into(),
+            ..ours()
+        };
+        assert_eq!(heard(vec![(1, Some(silent))]), [lost("its holder to renew it")]);
+    }
+
+    #[test]
     fn a_volume_that_is_on_another_node_is_lost_here() {
         let moved = TicketInfo { node_id: "b".into(), ..ours() };
         assert_eq!(heard(vec![(1, Some(moved))]), [lost("the volume is on node b now")]);
@@ -189,6 +210,24 @@ mod tests {
         assert_eq!(all, [None, None, lost("node a to connect")]);
         let again = heard(vec![(1, Some(waits())), (10, Some(ours())), (16, Some(waits()))]);
         assert_eq!(again, [None, None, None]);
+    }
+
+    #[test]
+    fn a_command_has_ended_well_only_where_an_answer_says_ours_after_it() {
+        let began = Instant::now();
+        let mut keeper = Keeper::new("a", 1, RENEW, began);
+        let mut end = |at, ticket: Option<TicketInfo>| {
+            let heard = ticket.map_or(Heard::Nothing("x".into()), |ticket| Heard::Ticket(Box::new(ticket)));
+            keeper.at_end(began + Duration::from_secs(at), heard)
+        };
+        assert_eq!(end(1, Some(ours())), ControlFlow::Break(None));
+        assert_eq!(end(2, None), ControlFlow::Continue(()), "it may have been cut off unheard");
+        assert_eq!(end(3, Some(waits())), ControlFlow::Continue(()), "of a controller that has just started");
+        assert_eq!(end(18, Some(waits())), ControlFlow::Break(lost("node a to connect")));
+        let interrupted = TicketInfo { interrupted_until_unix_ms: 77, ..ours() };
+        let verdict = Verdict::Interrupted(String::new());
+        assert_eq!(end(19, Some(interrupted)), ControlFlow::Break(Some(verdict)));
+        assert_eq!(end(49, None), ControlFlow::Break(lost("it was not renewed in time: x")));
     }
 
     #[test]

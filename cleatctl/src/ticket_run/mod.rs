@@ -13,6 +13,7 @@ mod node;
 mod wish;
 
 use std::ffi::OsString;
+use std::ops::ControlFlow;
 use std::process::ExitStatus;
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ use cleat_proto::cleat::v1 as proto;
 use cleat_runtime::exit::Causes;
 use cleat_runtime::options::duration;
 use cleat_runtime::text::harmless;
+use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep};
 
 use self::command::{Running, Signals};
@@ -235,10 +237,10 @@ impl TicketRun {
         let identity = identity(controller, &self.volume).await?;
         let device = TicketDevice::make(wish.id(), &subsystem, identity, DEVICE).await;
         let mut device = device.map_err(TicketRunError::Device)?;
-        let ended = match Running::start(&self.command, device.path()) {
+        let ended = match Running::start(&self.command, device.path(), device.open()) {
             Ok(running) => {
-                let mut held = Held { controller: &mut *controller, wish, keeper, device: &mut device };
-                self.watch(&mut held, console, signals, running).await
+                let mut held = Held { controller: &mut *controller, wish, keeper };
+                self.watch(&mut held, &mut device, console, signals, running).await
             }
             Err(error) => {
                 let program = self.command.first().cloned().unwrap_or_default();
@@ -300,6 +302,7 @@ impl TicketRun {
     async fn watch(
         &self,
         held: &mut Held<'_>,
+        device: &mut TicketDevice,
         console: &mut Console<'_>,
         signals: &mut Signals,
         mut running: Running,
@@ -311,31 +314,35 @@ impl TicketRun {
                 tokio::select! {
                     status = running.ended() => break Err(status.map_err(TicketRunError::Wait)?),
                     verdict = &mut kept => break Ok(verdict),
-                    signal = signals.next() => running.pass_on(signal),
+                    signal = signals.next() => {
+                        // It may come of who cuts the ticket off, who kills whoever keeps the device. The command has it open.
+                        if signal == Signal::SIGTERM {
+                            device.let_go();
+                        }
+                        running.pass_on(signal);
+                    }
                 }
             }
         };
         match verdict {
             Ok(verdict) => {
                 say(console, &format!("{verdict}; the command is asked to end"));
-                held.device.let_go();
+                device.let_go();
                 running.end(self.grace).await.map_err(TicketRunError::Wait)?;
                 Ok(Ended::Stopped(verdict))
             }
-            Err(status) if status.success() => Ok(Ended::Command(status)),
-            // Whoever cuts a ticket off ends who reads its device, and that may come to the command first.
-            Err(status) => match held.look().await {
+            // Whoever cuts a ticket off ends who reads its device. The command may be the first to know, or may take what it
+            // has read by then for the whole: only the ticket says that nothing is missing.
+            Err(status) => Ok(match held.at_end().await {
                 Some(verdict) => {
-                    say(console, &format!("{verdict}; the command has ended by it"));
-                    Ok(Ended::Stopped(verdict))
+                    say(
+                        console,
+                        &format!("{verdict}; the command has ended, and may have read a part alone"),
+                    );
+                    Ended::Stopped(verdict)
                 }
-                None if !held.keeper.is_ours() => {
-                    let lost = Verdict::Lost("it is not satisfied any more".to_owned());
-                    say(console, &format!("{lost}; the command has ended by it"));
-                    Ok(Ended::Stopped(lost))
-                }
-                None => Ok(Ended::Command(status)),
-            },
+                None => Ended::Command(status),
+            }),
         }
     }
 }
@@ -354,12 +361,11 @@ fn waits_for(ticket: &proto::TicketInfo) -> String {
     }
 }
 
-/// A ticket that has its device.
+/// A ticket while its command runs.
 struct Held<'a> {
     controller: &'a mut Controller,
     wish: &'a mut Wish,
     keeper: Keeper,
-    device: &'a mut TicketDevice,
 }
 
 impl Held<'_> {
@@ -367,6 +373,17 @@ impl Held<'_> {
     async fn look(&mut self) -> Option<Verdict> {
         let heard = self.wish.look(self.controller, &mut self.keeper).await;
         self.keeper.heard(Instant::now(), heard)
+    }
+
+    /// Whether the device was not ours until the command's end, and why.
+    async fn at_end(&mut self) -> Option<Verdict> {
+        loop {
+            let heard = self.wish.look(self.controller, &mut self.keeper).await;
+            if let ControlFlow::Break(verdict) = self.keeper.at_end(Instant::now(), heard) {
+                return verdict;
+            }
+            sleep(LOOK).await;
+        }
     }
 
     /// Renews the ticket until the device is not ours any more.

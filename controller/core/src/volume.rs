@@ -155,9 +155,10 @@ impl DrainCause {
         weight(self) > weight(before)
     }
 
-    /// Whether the tickets of the node have had their time, or have gone.
+    /// Whether the tickets of the node have had their time. One that was withdrawn was given none: who uses the device for it
+    /// still is waited for.
     pub(crate) fn cuts_tickets(&self) -> bool {
-        matches!(self, Self::Unwanted | Self::Interrupted { .. })
+        matches!(self, Self::Interrupted { .. })
     }
 
     /// Whether nothing has changed if the node refuses because the device is in use: the orchestrator has asked, and may

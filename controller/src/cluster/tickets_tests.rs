@@ -165,6 +165,15 @@ fn after_a_start_what_has_no_object_is_withdrawn_and_the_rest_is_kept() {
     assert!(book.events(AT).is_empty());
     assert!(book.differences(&Kept::default()).is_empty());
     assert_eq!(words(book.events(AT)), ["wanted v 1"], "the core has not kept it");
+    assert!(book.events(AT).is_empty(), "it is given once");
+}
+
+#[test]
+fn what_the_core_has_not_kept_is_taken_back_with_its_object() {
+    let mut book = given(&[seen(UID, 1, "a")]);
+    assert!(book.differences(&Kept::default()).is_empty());
+    book.see(&[], AT);
+    assert_eq!(words(book.events(AT)), ["gone v"], "how it stands was said");
 }
 
 #[test]

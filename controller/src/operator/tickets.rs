@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use cleat_core::{Core, NodeId, Ticket, TicketId, TicketStanding, VolumeId};
+use cleat_core::{Core, InterruptedBy, NodeId, Ticket, TicketId, TicketStanding, VolumeId};
 use cleat_proto::cleat::v1 as proto;
 
 use crate::agents::Reports;
@@ -94,6 +94,10 @@ fn info(volume: &VolumeId, ticket: &Ticket, stands: Option<Stands>) -> proto::Ti
         TicketStanding::Interrupt { node, by, until } => proto::TicketInfo {
             node_id: node.to_string(),
             waits_on: explain::interrupted_for(&by),
+            waits_for: match by {
+                InterruptedBy::Silence => "its holder to renew it".to_owned(),
+                InterruptedBy::Workload { .. } | InterruptedBy::Unpublish => String::new(),
+            },
             interrupted_until_unix_ms: until.0,
             ..wished
         },
@@ -179,6 +183,9 @@ mod tests {
         let until = UnixMillis(77);
         let interrupted = shown(Some(TicketStanding::Interrupt { node: node.clone(), by, until }));
         assert_eq!((&*interrupted.waits_on, interrupted.interrupted_until_unix_ms), ("ticket csi.b", 77));
+        let silent = TicketStanding::Interrupt { node: node.clone(), by: InterruptedBy::Silence, until };
+        let silent = shown(Some(silent));
+        assert_eq!((&*silent.waits_for, &*silent.waits_on), ("its holder to renew it", ""));
         let wait = TicketWait::Elsewhere { nodes: vec![node] };
         let waits = shown(Some(TicketStanding::Waits { wait, since: UnixMillis(8) }));
         assert_eq!(

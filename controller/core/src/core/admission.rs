@@ -88,8 +88,18 @@ pub(super) enum Room {
     },
 }
 
-/// Whether a node may have one more volume, given what it has, or may have, of all others. What is being detached is in
-/// its kernel until it is proven gone, so it counts.
+/// What takes up room on a node. A ticket takes none from a workload: the scheduler knows nothing of it, and one that is not
+/// interruptible would be in the way for as long as it is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Counted {
+    /// For a Publish: what the orchestrator has there.
+    Published,
+    /// For a ticket.
+    All,
+}
+
+/// Whether a node may have one more volume, given what counts of all others that it has, or may have. What is being detached
+/// is in its kernel until it is proven gone, so it counts.
 pub(super) fn room<'a>(
     max_volumes: Option<NonZeroU32>,
     others: impl Iterator<Item = &'a Attachment>,

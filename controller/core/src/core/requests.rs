@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::admission::{Admission, Room, admission, difference, grant_of, room};
+use super::admission::{Admission, Counted, Room, admission, difference, grant_of, room};
 use super::tickets::BesideTickets;
 use super::{Core, Transition};
 use crate::volume::Pending;
@@ -73,8 +73,15 @@ impl Core {
         }
     }
 
-    /// Whether the node may have this volume beside what it has. `unindexed`: volumes that the index may not show yet.
-    pub(super) fn room_on(&self, node: &NodeId, volume: &VolumeId, unindexed: &BTreeSet<VolumeId>) -> Room {
+    /// Whether the node may have this volume beside what counts of all that it has. `unindexed`: volumes that the index may not
+    /// show yet.
+    pub(super) fn room_on(
+        &self,
+        node: &NodeId,
+        volume: &VolumeId,
+        counted: Counted,
+        unindexed: &BTreeSet<VolumeId>,
+    ) -> Room {
         let max_volumes = self.nodes.get(node).and_then(|known| known.max_volumes);
         if max_volumes.is_none() {
             return Room::Free;
@@ -82,7 +89,7 @@ impl Core {
         let others: BTreeSet<&VolumeId> =
             self.index.of_node(node).chain(unindexed).filter(|other| *other != volume).collect();
         let others = others.into_iter().filter_map(|other| self.volumes.get(other)?.attachment(node));
-        room(max_volumes, others)
+        room(max_volumes, others.filter(|a| counted == Counted::All || a.wanted.csi))
     }
 }
 
@@ -383,16 +390,18 @@ impl Transition<'_> {
                 {
                     (Ruling::Wait, config.request_limit_ms)
                 }
-                Admission::Admit => match self.core.room_on(node, &spec.id, &self.touched) {
-                    Room::Free if matches!(beside, BesideTickets::None | BesideTickets::Goes) => {
-                        (Ruling::Grant, 0)
+                Admission::Admit => {
+                    match self.core.room_on(node, &spec.id, Counted::Published, &self.touched) {
+                        Room::Free if matches!(beside, BesideTickets::None | BesideTickets::Goes) => {
+                            (Ruling::Grant, 0)
+                        }
+                        Room::Free => (Ruling::Wait, config.request_limit_ms),
+                        Room::WaitForDetach { .. } => (Ruling::Wait, config.detach_grace_ms),
+                        Room::Full { limit } => {
+                            refuse(Refusal::NodeFull { volume: spec.id.clone(), node: node.clone(), limit })
+                        }
                     }
-                    Room::Free => (Ruling::Wait, config.request_limit_ms),
-                    Room::WaitForDetach { .. } => (Ruling::Wait, config.detach_grace_ms),
-                    Room::Full { limit } => {
-                        refuse(Refusal::NodeFull { volume: spec.id.clone(), node: node.clone(), limit })
-                    }
-                },
+                }
                 Admission::WaitForDetach => (Ruling::Wait, config.detach_grace_ms),
                 // Its Unpublish is still to come, and then its detach has to be proven.
                 Admission::WaitForLeaver(_) => (Ruling::Wait, config.request_limit_ms),
@@ -420,6 +429,16 @@ impl Transition<'_> {
                 node: a.node.clone(),
                 difference,
             });
+        }
+        if !a.wanted.csi {
+            match self.core.room_on(&a.node, &spec.id, Counted::Published, &self.touched) {
+                Room::Free => {}
+                Room::WaitForDetach { .. } => return Ruling::Wait,
+                Room::Full { limit } => {
+                    let (volume, node) = (spec.id.clone(), a.node.clone());
+                    return refuse(Refusal::NodeFull { volume, node, limit });
+                }
+            }
         }
         if !a.wanted.is_published() {
             return if beside == BesideTickets::Goes { Ruling::Join } else { Ruling::Wait };

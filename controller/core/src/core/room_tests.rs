@@ -52,6 +52,39 @@ fn a_volume_on_its_way_off_counts_and_is_waited_for() {
     assert!(b.core.volumes()[&other()].attachment(&n("a")).is_some(), "{:?}", b.effects);
 }
 
+/// `a` may have one volume, and has it for a ticket that is not interruptible.
+fn full_of_tickets() -> Harness {
+    let mut b = Harness::new();
+    b.max_volumes = NonZeroU32::new(1);
+    b.up("a", "boot", vec![]);
+    b.wants("api", (TicketType::Api, 1), Some("a"), Access::Rwo);
+    b.rds(Ok(()));
+    b.agent(ready());
+    assert_eq!(b.stands("api"), satisfied("a", 1));
+    b
+}
+
+#[test]
+fn what_tickets_have_on_a_node_takes_no_room_from_a_publish() {
+    let mut b = full_of_tickets();
+    publish_other(&mut b, 90);
+    assert!(b.core.volumes()[&other()].attachment(&n("a")).is_some(), "{:?}", b.effects);
+    let joins = b.publish("a", Access::Rwo);
+    assert_eq!(b.refusal(joins), Refusal::NodeFull { volume: v(), node: n("a"), limit: 1 });
+}
+
+#[test]
+fn a_publish_takes_room_from_tickets() {
+    let mut b = Harness::new();
+    b.max_volumes = NonZeroU32::new(1);
+    b.up("a", "boot", vec![]);
+    publish_other(&mut b, 90);
+    b.wants("api", (TicketType::Api, 1), Some("a"), Access::Rwo);
+    assert!(
+        matches!(b.ticket_waits("api"), TicketWait::Node(why) if matches!(*why, Refusal::NodeFull { .. }))
+    );
+}
+
 #[test]
 fn without_a_limit_a_node_gets_any_number() {
     let mut b = Harness::hearing(&["a"]);

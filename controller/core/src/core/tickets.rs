@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 pub(super) use facts::BesideTickets;
 
 use super::Transition;
-use super::admission::{Admission, Room, admission};
+use super::admission::{Admission, Counted, Room, admission};
 use crate::tickets::decide::{LetGo, TicketDecision};
 use crate::{
     Attachment, DrainCause, Effect, NodeId, Phase, Ticket, TicketId, TicketStanding, TicketType, UnixMillis,
@@ -278,11 +278,11 @@ impl Transition<'_> {
             }
             return joins;
         }
-        if paused || self.core.bar(node, spec.clone(), self.now, &self.touched).is_some() {
+        if paused || self.core.bar(node, spec.clone(), Counted::All, (self.now, &self.touched)).is_some() {
             return false;
         }
         let admitted = admission(self.core.volumes.get(volume), node, &spec);
-        let free = self.core.room_on(node, volume, &self.touched) == Room::Free;
+        let free = self.core.room_on(node, volume, Counted::All, &self.touched) == Room::Free;
         if !matches!(admitted, Admission::Admit) || !free {
             return false;
         }

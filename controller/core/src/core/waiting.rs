@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::Core;
-use super::admission::{Admission, Leaver, Room, admission};
+use super::admission::{Admission, Counted, Leaver, Room, admission};
 use super::requests::RequestKind;
 use crate::volume::Pending;
 use crate::{
@@ -156,7 +156,7 @@ impl Core {
                 if let Admission::WaitForLeaver(leaver) = admission(self.volumes.get(volume), node, spec) {
                     return self.leaving(volume, leaver);
                 }
-                match self.room_on(node, volume, &BTreeSet::new()) {
+                match self.room_on(node, volume, Counted::Published, &BTreeSet::new()) {
                     Room::WaitForDetach { limit } => Wait::Room { node: node.clone(), limit },
                     _ if holders.is_empty() => Wait::Inventory { node: node.clone() },
                     _ => waits_for_holders(&|_| true),

@@ -56,6 +56,9 @@ struct Known {
     /// When the API server was asked whether it was renewed.
     looked: Option<UnixMillis>,
     given: Option<Given>,
+    /// The core has not kept what it was given, but may have said how that stands: it is given once more, and taken back if its
+    /// object goes first.
+    again: bool,
 }
 
 /// All tickets.
@@ -91,6 +94,7 @@ impl Book {
                 renewed,
                 looked: None,
                 given: None,
+                again: false,
             });
             (known.ticket, known.renewed) = (ticket.cloned(), renewed);
             if let Err(unusable) = &seen.read {
@@ -211,14 +215,14 @@ impl Book {
                     };
                     let same_wish =
                         |before: &Given| before.generation == given.generation && before.spec == given.spec;
-                    match &known.given {
+                    match known.given.as_ref().filter(|_| !known.again) {
                         Some(before) if *before == given => continue,
                         Some(before) if same_wish(before) => events
                             .push(Event::TicketRenewed { volume: given.spec.id.clone(), ticket: id.clone() }),
                         _ => events
                             .push(Event::TicketWanted { spec: given.spec.clone(), ticket: Box::new(wish) }),
                     }
-                    known.given = Some(given);
+                    (known.given, known.again) = (Some(given), false);
                 }
                 // What could not be found out takes nothing away.
                 (Subject::NotAsked | Subject::Unknown { .. } | Subject::Volume(_), _) => {}
@@ -247,8 +251,7 @@ impl Book {
         for (id, known) in &mut self.known {
             let is_kept = |given: &Given| kept.known.contains(&(given.spec.id.clone(), id.clone()));
             if known.given.as_ref().is_some_and(|given| !is_kept(given)) {
-                // It is given once more.
-                known.given = None;
+                known.again = true;
             }
         }
         events

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{OF_WORKLOADS, is_over};
 use crate::core::Core;
-use crate::core::admission::Room;
+use crate::core::admission::{Counted, Room};
 use crate::core::requests::RequestKind;
 use crate::tickets::decide::{TicketDecision, TicketFacts, decide};
 use crate::tickets::{CsiUse, Holding, HoldingState};
@@ -123,7 +123,8 @@ impl Core {
             let of_call = publishes.get(node).map(|(spec, _)| *spec).or(spec);
             let unknown = || VolumeSpec { access, ..VolumeRecord::unknown(volume.clone()).spec };
             let spec = of_call.or_else(|| record.map(|record| &record.spec)).cloned().unwrap_or_else(unknown);
-            Some((node.clone(), self.bar(node, spec, now, unindexed)?))
+            let counted = if publishes.contains_key(node) { Counted::Published } else { Counted::All };
+            Some((node.clone(), self.bar(node, spec, counted, (now, unindexed))?))
         };
         let barred = nodes.into_iter().filter_map(bars).collect();
         Some(Look { tickets, holdings, barred, access, lapses_at })
@@ -174,8 +175,8 @@ impl Core {
         &self,
         node: &NodeId,
         spec: VolumeSpec,
-        now: UnixMillis,
-        unindexed: &BTreeSet<VolumeId>,
+        counted: Counted,
+        (now, unindexed): (UnixMillis, &BTreeSet<VolumeId>),
     ) -> Option<Refusal> {
         let volume = spec.id.clone();
         let record = self.volumes.get(&volume);
@@ -200,7 +201,7 @@ impl Core {
         if record.is_some_and(|record| record.attachment(node).is_some()) {
             return None;
         }
-        match self.room_on(node, &volume, unindexed) {
+        match self.room_on(node, &volume, counted, unindexed) {
             Room::Free => None,
             Room::WaitForDetach { limit } => Some(waits(Wait::Room { node: node.clone(), limit })),
             Room::Full { limit } => Some(Refusal::NodeFull { volume, node: node.clone(), limit }),
