@@ -80,6 +80,8 @@ Commands:
   doctor      Find problems: drift (kernels, grants and staging paths that disagree), duplicate
               nodes, certificates that end soon, missing keys. Exits with 1 if there are any
   fence       Fence a node from a volume, whatever it is doing there, and wait for the proof
+  ticket      Commands about tickets: why volumes should be attached somewhere, and for whom each
+              waits
   node        Commands about one node
   rds         Commands about an RDS
   completion  Write what a shell needs to complete commands, volumes and nodes
@@ -101,7 +103,7 @@ Options:
     // The options for TLS are those of all programs.
     let (own, rest) = help.split_once("\nTLS:\n").unwrap();
     assert_eq!(own, expected);
-    assert!(rest.ends_with("\n\nExit codes:\n  0   success\n  1   the command failed, or doctor found problems\n  64  wrong usage or configuration\n"));
+    assert!(rest.ends_with("\n\nExit codes:\n  0   success\n  1   the command failed, or doctor found problems\n  64  wrong usage or configuration\n  Those of `ticket run` stand in its own help.\n"));
 }
 
 #[test]

@@ -242,7 +242,9 @@ impl World {
                 record.is_some_and(|a| a.epoch == epoch) && under.is_none_or(|under| under >= epoch);
             let ledger = &self.hosts[n].ledger[v];
             let over = ledger.epoch > Some(epoch) || (ledger.epoch == Some(epoch) && ledger.ended);
-            if at != n || ticket.forced || !granted || over || self.told.by_hand[v][n] {
+            // Whoever wants a workload's volume elsewhere has left this node by that.
+            let has_left = kind.is_workload() && ticket.node.is_some_and(|node| node != n);
+            if at != n || has_left || ticket.forced || !granted || over || self.told.by_hand[v][n] {
                 continue;
             }
             let had_its_time =
