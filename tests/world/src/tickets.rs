@@ -121,7 +121,7 @@ impl World {
 
     pub(crate) fn ticket_goes(&mut self, v: V, t: T) {
         if self.tickets_mut()[v][t].take().is_some() {
-            self.event(0, Event::TicketGone { volume: volume_id(v), ticket: ticket_id(v, t) });
+            self.withdraw(v, t);
         }
     }
 
@@ -150,11 +150,24 @@ impl World {
         let process = self.leaders[0].process;
         for v in 0..self.setup.access.len() {
             for t in 0..KINDS_OF_TICKETS.len() {
-                if self.tickets[v][t].as_ref().is_some_and(|ticket| ticket.known_by != Some(process)) {
-                    self.ticket_seen(v, t);
+                match &self.tickets[v][t] {
+                    Some(ticket) if ticket.known_by != Some(process) => self.ticket_seen(v, t),
+                    // It went while nobody led, and a record has it still: the shell withdraws that.
+                    None if self.is_on_record(v, t) => self.withdraw(v, t),
+                    Some(_) | None => {}
                 }
             }
         }
+    }
+
+    fn is_on_record(&self, v: V, t: T) -> bool {
+        let id = ticket_id(v, t);
+        let attachments = self.stored.get(&volume_id(v)).into_iter().flat_map(|record| &record.attachments);
+        attachments.flat_map(|a| &a.wanted.tickets).any(|ticket| ticket.id == id)
+    }
+
+    fn withdraw(&mut self, v: V, t: T) {
+        self.event(0, Event::TicketGone { volume: volume_id(v), ticket: ticket_id(v, t) });
     }
 
     /// Those whose holders are there end. Whoever is silent loses what may be taken from it, and goes later.
