@@ -133,7 +133,7 @@ async fn nobody_minds(world: &World, volume: &Volume) -> anyhow::Result<()> {
 pub(crate) async fn a_backup_reads_under_a_writer_and_cannot_write(world: &World) -> anyhow::Result<()> {
     let volume = volume(world, "backed-up", Access::RwoBlock).await?;
     let attached = world.attach(&volume, world.a()).await?;
-    let mut writer = writing(world.a(), &attached, 0, None, 20).await?;
+    let mut writer = writing(world.a(), &attached, 0, Some(1), 20).await?;
     let backup = Backup::reading(world, world.a(), &volume, GRACE, "").await?;
     backup.has_said(&["consistency=crash ro=1 dio=1 autoclear=1", "a write failed", "it reads"]).await?;
     backup.has_said(&["backing=/run/cleat/tickets/run.", "/device"]).await?;
@@ -173,7 +173,7 @@ pub(crate) async fn a_volume_that_is_attached_nowhere_is_there_for_the_command_a
     world: &World,
 ) -> anyhow::Result<()> {
     let (volume, attached) = crate::fixture::attached(world, "alone", Access::RwoBlock, world.a()).await?;
-    let mut writer = writing(world.a(), &attached, 0, None, 20).await?;
+    let mut writer = writing(world.a(), &attached, 0, Some(1), 20).await?;
     unharmed(world, &volume, &mut writer).await?;
     take_off(world, &volume, world.a()).await?;
     let backup = Backup::reading(world, world.a(), &volume, GRACE, "").await?;
