@@ -61,7 +61,8 @@ impl<'w> Backup<'w> {
         let command = command
             .args(["ticket", "run", "--type", "backup", "--wait", "30s", "--grace", grace, &volume.id])
             .args(["--", "sh", "-c", script]);
-        node.sh("rm -f /run/reading /run/ticket-run.log").await?;
+        // Where a kubelet runs, it is there already.
+        node.sh("modprobe loop; rm -f /run/reading /run/ticket-run.log").await?;
         let daemon = tokio::task::block_in_place(|| machine.daemon(&command, "/run/ticket-run.log"))?;
         Ok(Self { node, daemon })
     }
