@@ -28,6 +28,8 @@ exit 7
 /// As `--grace` of the command, where that is to end in time.
 const GRACE: &str = "5s";
 
+const UNREACHED: &str = "cannot reach controller";
+
 /// A backup on a node.
 struct Backup<'w> {
     node: &'w Node,
@@ -75,13 +77,19 @@ impl<'w> Backup<'w> {
         grace: &str,
         trap: &str,
     ) -> anyhow::Result<Self> {
-        let backup = Self::start(world, node, volume, grace, &format!("{trap}{LOOK}")).await?;
-        wait_for("the command to read", LATER, async || {
-            let said = backup.said().await?;
-            Ok(Look::holds(backup.is_reading().await?, said))
-        })
-        .await?;
-        Ok(backup)
+        // An emulated machine that is busy may take longer for a handshake than a listener waits.
+        for _ in 0..3 {
+            let backup = Self::start(world, node, volume, grace, &format!("{trap}{LOOK}")).await?;
+            wait_for("the command to read", LATER, async || {
+                let said = backup.said().await?;
+                Ok(Look::holds(backup.is_reading().await? || said.contains(UNREACHED), said))
+            })
+            .await?;
+            if backup.is_reading().await? {
+                return Ok(backup);
+            }
+        }
+        anyhow::bail!("the command never reached the controller")
     }
 
     async fn is_reading(&self) -> anyhow::Result<bool> {
