@@ -115,6 +115,8 @@ pub enum DrainCause {
     /// The tickets that it was there for have had their time to let go of it.
     Interrupted {
         /// For whom.
+        // In a definition of a resource all causes share their fields: `by` is a person there.
+        #[serde(rename = "interruptedFor")]
         by: InterruptedBy,
     },
     /// A person wants the node fenced, whatever it is doing.
