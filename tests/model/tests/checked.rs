@@ -3,8 +3,9 @@
 //! with `CLEAT_MODEL=mutant` until the first violation or a minute is over (for `hack/mutations`; `CLEAT_MODEL_SECONDS`
 //! and `CLEAT_MODEL_SEED` say how long and from which seed, `CLEAT_MODEL_INVARIANT=N` looks at no other invariant than
 //! that, and `CLEAT_MODEL_AS_FOUND=1` spares the time in which a finding is made short). `CLEAT_MODEL_WORLD=NAME` keeps to
-//! one world (`NAME*`: to those whose names begin so), `CLEAT_MODEL_NARRATE=1` adds every event and effect of the leaders to a finding. Prints what was reached,
-//! and ends with 1 if anything was found.
+//! one world (`NAME*`: to those whose names begin so), `CLEAT_MODEL_NARRATE=1` adds every event and effect of the leaders to a finding.
+//! `CLEAT_MODEL_SAMPLE=N` tries other states for whether all ends well than without it. Prints what was reached, and ends with 1 if
+//! anything was found.
 
 #![allow(clippy::print_stdout)] // This is what a person runs to see what was checked.
 
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
     if mode == "dangers" {
         return dangers();
     }
+    println!("sample      {} (CLEAT_MODEL_SAMPLE) of the states that are mended", *canon::SAMPLE);
     if mode != "mutant" && !reductions_are_sound(if mode == "full" { 5_000 } else { 500 }) {
         return ExitCode::FAILURE;
     }

@@ -284,12 +284,12 @@ impl World {
                 let listed = truth.acl && export.volume.is_listed(truth, &n);
                 // Without a record, and where the list does not say it, every node that is on record is waited for. Of
                 // a directive that is still on its way to it, it cannot say anything.
-                let asked = record.is_none()
-                    && !self.is_told_to_attach(v, n)
+                let can_say = record.is_none() && !self.is_told_to_attach(v, n);
+                let asked = can_say
                     && self.cluster.nodes.contains_key(&node_id(n))
                     && !(truth.acl && export.volume.is_on());
-                // One that has no name keeps those volumes closed that no record describes.
-                let wanted = |a: &VolumeAttachment| !a.nameless || record.is_none();
+                // One that has no name keeps those volumes closed that no record describes, until its node has spoken.
+                let wanted = |a: &VolumeAttachment| !a.nameless || can_say;
                 let wanted = self.cluster.attachments[v][n].as_ref().is_some_and(wanted);
                 let said = recorded || listed || asked || wanted;
                 let comes = || self.is_told_to_attach(v, n) || goes_on(v, n);
