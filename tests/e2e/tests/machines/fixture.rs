@@ -26,6 +26,11 @@ pub(crate) fn all_rounds() -> bool {
     std::env::var_os("CLEAT_MATRIX").is_some_and(|value| value == "full")
 }
 
+/// What a test lacks that is left out of the sample, as one that takes minutes or is one of many like it.
+pub(crate) fn sampled() -> Option<&'static str> {
+    (!all_rounds()).then_some("CLEAT_MATRIX=full, as hack/test --full has it")
+}
+
 /// Makes a volume of the usual size.
 pub(crate) async fn volume(world: &World, name: &str, access: Access) -> anyhow::Result<Volume> {
     let made = world.create_volume(name, access, VOLUME_BYTES).await;

@@ -6,8 +6,8 @@
 //!
 //! Boots machines, so it runs only with `CLEAT_MACHINES=1` (which `hack/test` sets), and says so when it does not.
 //! `CLEAT_KERNEL=6.12` chooses the kernel (6.1 without it), `CLEAT_LOG=debug` what the programs log, and
-//! `CLEAT_MATRIX=full` has what is repeated repeated as often as it should, not a sample of it. Names given as arguments
-//! filter as with `cargo test`.
+//! `CLEAT_MATRIX=full` has what is repeated repeated as often as it should, not a sample of it, and nothing left out for its time.
+//! Names given as arguments filter as with `cargo test`.
 
 mod admission;
 mod agent_crash;
@@ -76,15 +76,15 @@ fn main() -> ExitCode {
         rds_trouble::an_rds_that_is_slow_is_waited_for;
         rds_trouble::a_reply_of_the_rds_that_is_lost_is_made_good_by_the_repeat;
         agent_crash::a_killed_agent_disturbs_no_io_and_knows_everything_again;
-        agent_crash::a_detach_after_a_restart_is_proven_by_what_did_not_break;
+        agent_crash::a_detach_after_a_restart_is_proven_by_what_did_not_break, fixture::sampled();
         controller_crash::a_detach_after_its_restart_is_proven_as_ever;
-        controller_crash::killed_while_the_rds_is_to_allow_the_host;
+        controller_crash::killed_while_the_rds_is_to_allow_the_host, fixture::sampled();
         controller_crash::killed_after_the_rds_has_allowed_the_host;
-        controller_crash::killed_while_the_agent_is_to_attach;
+        controller_crash::killed_while_the_agent_is_to_attach, fixture::sampled();
         controller_crash::killed_after_the_agent_has_attached;
-        controller_crash::killed_after_it_has_answered_an_attach;
+        controller_crash::killed_after_it_has_answered_an_attach, fixture::sampled();
         controller_crash::killed_while_the_agent_is_to_detach;
-        controller_crash::killed_after_the_agent_has_detached;
+        controller_crash::killed_after_the_agent_has_detached, fixture::sampled();
         controller_crash::killed_after_the_rds_has_taken_the_host_off;
         controller_crash::killed_after_it_has_answered_a_detach;
         store_lost::a_silent_writer_keeps_others_out;
