@@ -9,12 +9,12 @@
 
 mod command;
 mod error;
+mod held;
 mod keeper;
 mod node;
 mod wish;
 
 use std::ffi::OsString;
-use std::ops::ControlFlow;
 use std::process::ExitStatus;
 use std::time::Duration;
 
@@ -30,6 +30,7 @@ use tokio::time::{Instant, sleep};
 
 use self::command::{Running, Signals};
 pub(crate) use self::error::TicketRunError;
+use self::held::Held;
 use self::keeper::{Heard, Keeper, Verdict};
 use self::wish::Wish;
 use crate::Console;
@@ -328,42 +329,6 @@ fn waits_for(ticket: &proto::TicketInfo) -> String {
         ("", "") => "the controller, which has not said anything of it yet".to_owned(),
         ("", whom) => whom.to_owned(),
         (what, _) => what.to_owned(),
-    }
-}
-
-/// A ticket while its command runs.
-struct Held<'a> {
-    controller: &'a mut Controller,
-    wish: &'a mut Wish,
-    keeper: Keeper,
-}
-
-impl Held<'_> {
-    /// Whether the device is not ours any more, and why.
-    async fn look(&mut self) -> Option<Verdict> {
-        let heard = self.wish.look(self.controller, &mut self.keeper).await;
-        self.keeper.heard(Instant::now(), heard)
-    }
-
-    /// Whether the device was not ours until the command's end, and why.
-    async fn at_end(&mut self) -> Option<Verdict> {
-        loop {
-            let heard = self.wish.look(self.controller, &mut self.keeper).await;
-            if let ControlFlow::Break(verdict) = self.keeper.at_end(Instant::now(), heard) {
-                return verdict;
-            }
-            sleep(LOOK).await;
-        }
-    }
-
-    /// Renews the ticket until the device is not ours any more.
-    async fn until_lost(&mut self) -> Verdict {
-        loop {
-            sleep(LOOK).await;
-            if let Some(verdict) = self.look().await {
-                return verdict;
-            }
-        }
     }
 }
 

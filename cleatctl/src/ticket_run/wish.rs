@@ -91,7 +91,14 @@ impl Wish {
     pub(super) async fn look(&mut self, controller: &mut Controller, keeper: &mut Keeper) -> Heard {
         match self.ask(controller, keeper).await {
             Ok(ticket) => Heard::Ticket(Box::new(ticket)),
-            Err(error) => Heard::Nothing(Causes(&error).to_string()),
+            Err(error) => {
+                if let AskError::Refused { status, .. } = &error
+                    && status.code() == Code::Unavailable
+                {
+                    controller.find_again().await;
+                }
+                Heard::Nothing(Causes(&error).to_string())
+            }
         }
     }
 
