@@ -140,9 +140,15 @@ async fn first_that_serves(endpoints: &[Endpoint]) -> Result<(Channel, bool), to
     }
 }
 
+fn asks(channel: Channel) -> OperatorClient<Channel> {
+    OperatorClient::new(channel).max_decoding_message_size(ANSWER_BYTES)
+}
+
 /// A connection to a controller.
 pub(crate) struct Controller {
     client: OperatorClient<Channel>,
+    /// All that the address means.
+    endpoints: Vec<Endpoint>,
     address: String,
     timeout: Duration,
     bearer: Option<Bearer>,
@@ -167,14 +173,22 @@ impl Controller {
             let name = tls.tls_server_name.as_deref();
             let endpoints =
                 grpc::endpoints(&address, &transport, name, Keepalive::default()).await.map_err(wrong)?;
-            leading(&endpoints, timeout / 2)
-                .await
-                .map_err(|source| AskError::Unreachable { address: address.clone(), source })
+            let unreachable = |source| AskError::Unreachable { address: address.clone(), source };
+            let channel = leading(&endpoints, timeout / 2).await.map_err(unreachable)?;
+            Ok::<_, AskError>((asks(channel), endpoints))
         });
-        let channel =
+        let (client, endpoints) =
             connected.await.map_err(|_| AskError::NoAnswer { address: address.clone(), timeout })??;
-        let client = OperatorClient::new(channel).max_decoding_message_size(ANSWER_BYTES);
-        Ok(Self { client, address, timeout, bearer })
+        Ok(Self { client, endpoints, address, timeout, bearer })
+    }
+
+    /// Looks for the controller that leads once more, after a call that was not answered: another one may lead by now.
+    pub(crate) async fn find_again(&mut self) {
+        let found = tokio::time::timeout(self.timeout, leading(&self.endpoints, self.timeout / 2)).await;
+        // Where there is none, the one before is asked again.
+        if let Ok(Ok(channel)) = found {
+            self.client = asks(channel);
+        }
     }
 
     fn request<T>(&self, message: T) -> Request<T> {
@@ -368,5 +382,15 @@ mod tests {
         assert_eq!(*connections.borrow(), TRIES);
         assert!(!serves(leading(one, Duration::ZERO).await.unwrap()).await);
         assert_eq!(*connections.borrow(), TRIES + 1);
+    }
+
+    #[tokio::test]
+    async fn the_controller_that_leads_by_now_is_found_again() {
+        let (service, connections) = service(&[ServingStatus::NotServing, ServingStatus::Serving]).await;
+        let client = asks(service.connect().await.unwrap());
+        let (address, timeout) = ("c:1".to_owned(), Duration::from_secs(30));
+        let mut standby = Controller { client, endpoints: vec![service], address, timeout, bearer: None };
+        standby.find_again().await;
+        assert_eq!(*connections.borrow(), 2);
     }
 }

@@ -206,6 +206,7 @@ mod tests {
         cleat_runtime::tls::install_provider();
         let token = |text: &str| Ok(Person::Token(text.to_owned()));
         assert_eq!(person("{token: abc}").await, token("abc"));
+        assert_eq!(person("{tokenFile: token}").await, token("from-a-file"), "as a pod has it");
         let exec = "{exec: {apiVersion: client.authentication.k8s.io/v1, interactiveMode: Never, command: echo, args: \
                     ['{\"apiVersion\": \"client.authentication.k8s.io/v1\", \"kind\": \"ExecCredential\", \"status\": \
                     {\"token\": \"made\"}}']}}";

@@ -8,18 +8,18 @@
 //! never runs without a ticket that was satisfied for this node, and nothing can be written through its device.
 
 mod command;
+mod error;
+mod held;
 mod keeper;
 mod node;
 mod wish;
 
 use std::ffi::OsString;
-use std::ops::ControlFlow;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use cleat_host::ticket_device::{TicketDevice, TicketDeviceError};
+use cleat_host::ticket_device::TicketDevice;
 use cleat_host::{NamespaceIdentity, NamespaceUuid, Nguid, SubsystemNqn};
-use cleat_kubernetes::api::{ApiError, NoClient};
 use cleat_kubernetes::own_tickets::{OwnTickets, OwnWish};
 use cleat_proto::cleat::v1 as proto;
 use cleat_runtime::exit::Causes;
@@ -29,6 +29,8 @@ use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep};
 
 use self::command::{Running, Signals};
+pub(crate) use self::error::TicketRunError;
+use self::held::Held;
 use self::keeper::{Heard, Keeper, Verdict};
 use self::wish::Wish;
 use crate::Console;
@@ -47,6 +49,8 @@ const GENERATION: u64 = 1;
 const LOOK: Duration = Duration::from_secs(1);
 /// How long the device may take to come, and to go.
 const DEVICE: Duration = Duration::from_secs(20);
+/// The longest holder that a ticket may have.
+const HOLDER_LONGEST: usize = 253;
 /// How long one call of the API server may take.
 const API: Duration = Duration::from_secs(10);
 
@@ -115,45 +119,6 @@ pub(crate) struct TicketRun {
     command: Vec<OsString>,
 }
 
-/// Why the command did not run, or what became of it is not known.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum TicketRunError {
-    #[error("cannot read this machine's boot id")]
-    BootId(#[source] std::io::Error),
-    #[error(
-        "cannot tell which node this machine is: no agent has its boot id {0}; run this on a node whose agent is connected"
-    )]
-    NoNode(String),
-    #[error("cannot tell which node this machine is: {} have its boot id; name one with --node", .0.join(", "))]
-    SeveralNodes(Vec<String>),
-    #[error("cannot run this for node {node}: that is another machine, with boot id {theirs}; run it there")]
-    OtherMachine { node: String, theirs: String },
-    #[error(
-        "cannot find the volume's device: the agent of node {0} is not connected; run this again when it is"
-    )]
-    NoPrefix(String),
-    #[error("cannot find the volume's device")]
-    Name(#[source] cleat_host::InvalidName),
-    #[error("cannot read volume {volume} here: it is attached to node {node}; run this there")]
-    Elsewhere { volume: String, node: String },
-    #[error("cannot wait for volume {volume} any longer than {}: {why}; allow more with --wait", humantime::format_duration(*.wait))]
-    NotInTime { volume: String, wait: Duration, why: String },
-    #[error(
-        "cannot find the volume's device: the controller does not know what volume {0} is yet; run this again"
-    )]
-    NoIdentity(String),
-    #[error("cannot make a device for the command")]
-    Device(#[from] TicketDeviceError),
-    #[error("cannot make, renew or delete the ticket as an object (--in)")]
-    Object(#[source] ApiError),
-    #[error(transparent)]
-    NoClient(#[from] NoClient),
-    #[error("cannot hear signals")]
-    Signals(#[source] std::io::Error),
-    #[error("cannot wait for the command")]
-    Wait(#[source] std::io::Error),
-}
-
 /// How it went on while the ticket was ours.
 enum Ended {
     /// The command has ended by itself.
@@ -192,9 +157,15 @@ impl TicketRun {
         })
     }
 
+    /// Who wants it. A node's name may be as long as a holder.
+    fn holder(&self, node: &str) -> String {
+        let usual = || format!("cleatctl ticket run on {node}").chars().take(HOLDER_LONGEST).collect();
+        self.holder.clone().unwrap_or_else(usual)
+    }
+
     /// The ticket that the command needs.
     async fn wish(&self, cluster: &ClusterArgs, node: &str) -> Result<Wish, AskError> {
-        let holder = self.holder.clone().unwrap_or_else(|| format!("cleatctl ticket run on {node}"));
+        let holder = self.holder(node);
         let put = proto::PutTicketRequest {
             id: format!("run.{}", uuid::Uuid::new_v4().simple()),
             volume_id: self.volume.clone(),
@@ -361,42 +332,6 @@ fn waits_for(ticket: &proto::TicketInfo) -> String {
     }
 }
 
-/// A ticket while its command runs.
-struct Held<'a> {
-    controller: &'a mut Controller,
-    wish: &'a mut Wish,
-    keeper: Keeper,
-}
-
-impl Held<'_> {
-    /// Whether the device is not ours any more, and why.
-    async fn look(&mut self) -> Option<Verdict> {
-        let heard = self.wish.look(self.controller, &mut self.keeper).await;
-        self.keeper.heard(Instant::now(), heard)
-    }
-
-    /// Whether the device was not ours until the command's end, and why.
-    async fn at_end(&mut self) -> Option<Verdict> {
-        loop {
-            let heard = self.wish.look(self.controller, &mut self.keeper).await;
-            if let ControlFlow::Break(verdict) = self.keeper.at_end(Instant::now(), heard) {
-                return verdict;
-            }
-            sleep(LOOK).await;
-        }
-    }
-
-    /// Renews the ticket until the device is not ours any more.
-    async fn until_lost(&mut self) -> Verdict {
-        loop {
-            sleep(LOOK).await;
-            if let Some(verdict) = self.look().await {
-                return verdict;
-            }
-        }
-    }
-}
-
 /// What the volume's namespace is, as the controller has pinned it.
 async fn identity(controller: &mut Controller, volume: &str) -> Result<NamespaceIdentity, AskError> {
     let known = controller.volume(volume.to_owned()).await?.identity.unwrap_or_default();
@@ -435,5 +370,14 @@ mod tests {
         for wrong in ["pvc-1", "pvc-1 --", "--type csi pvc-1 -- true", "-- true"] {
             assert!(parsed(&format!("cleatctl ticket run {wrong}")).is_none(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn the_usual_holder_is_one_that_a_ticket_may_have() {
+        let run = parsed("cleatctl ticket run pvc-1 -- true").expect("a command line");
+        assert_eq!(run.holder("node-a"), "cleatctl ticket run on node-a");
+        assert_eq!(run.holder(&"n".repeat(253)).len(), HOLDER_LONGEST);
+        let named = parsed("cleatctl ticket run --holder me pvc-1 -- true").expect("a command line");
+        assert_eq!(named.holder("node-a"), "me");
     }
 }

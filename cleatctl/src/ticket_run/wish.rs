@@ -1,11 +1,12 @@
 //! The ticket of a command, made with the controller or, in a cluster, as an object of the claim's namespace.
 //!
 //! Comes in: what is wished for. Goes out: how the ticket stands, which is the controller's to say in both cases. What always
-//! holds: the name is ours alone, so that whatever is not answered can be asked again, and deleted.
+//! holds: the name is ours alone, so that whatever is not answered can be asked again, and deleted; what was certainly not made
+//! is not deleted.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use cleat_kubernetes::own_tickets::{OwnTickets, OwnWish};
+use cleat_kubernetes::own_tickets::{OwnTicket, OwnTickets, OwnWish};
 use cleat_proto::cleat::v1 as proto;
 use cleat_runtime::exit::Causes;
 use tokio::time::{Instant, sleep};
@@ -24,6 +25,15 @@ pub(super) struct Wish {
     /// Its id is the ticket's: in a cluster, that of the object that was made.
     wish: proto::PutTicketRequest,
     object: Option<Object>,
+    made: Made,
+}
+
+/// Whether it was made.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Made {
+    No,
+    Perhaps,
+    Yes,
 }
 
 struct Object {
@@ -35,13 +45,13 @@ struct Object {
 impl Wish {
     /// One that the controller keeps.
     pub(super) fn of_controller(wish: proto::PutTicketRequest) -> Self {
-        Self { wish, object: None }
+        Self { wish, object: None, made: Made::No }
     }
 
     /// One that is an object.
     pub(super) fn of_cluster(wish: proto::PutTicketRequest, tickets: OwnTickets, object: OwnWish) -> Self {
         let object = Object { tickets, name: wish.id.replace('.', "-"), wish: object };
-        Self { wish, object: Some(object) }
+        Self { wish, object: Some(object), made: Made::No }
     }
 
     /// By what the controller knows it, once it was put.
@@ -51,20 +61,44 @@ impl Wish {
 
     /// Makes the ticket.
     pub(super) async fn put(&mut self, controller: &mut Controller) -> Result<proto::TicketInfo, AskError> {
+        // Whoever waits for the answer no longer does not know.
+        self.made = Made::Perhaps;
         let Some(Object { tickets, name, wish }) = &self.object else {
-            return controller.put_ticket(self.wish.clone()).await;
+            let put = controller.put_ticket(self.wish.clone()).await;
+            self.made = match &put {
+                Ok(_) => Made::Yes,
+                Err(error) if is_certain(error) => Made::No,
+                Err(_) => Made::Perhaps,
+            };
+            return put;
         };
-        let made = tickets.make(name, wish).await.map_err(TicketRunError::Object)?;
-        (self.wish.id, self.wish.generation) = (made.uid, made.generation);
-        // The controller hears of it by itself.
-        Ok(proto::TicketInfo::default())
+        match tickets.make(name, wish).await {
+            Ok(OwnTicket { uid, generation }) => {
+                (self.wish.id, self.wish.generation, self.made) = (uid, generation, Made::Yes);
+                // The controller hears of it by itself.
+                Ok(proto::TicketInfo::default())
+            }
+            Err(error) => {
+                if error.is_certain() {
+                    self.made = Made::No;
+                }
+                Err(TicketRunError::NotMade(error).into())
+            }
+        }
     }
 
     /// How the ticket stands, renewed where that is due.
     pub(super) async fn look(&mut self, controller: &mut Controller, keeper: &mut Keeper) -> Heard {
         match self.ask(controller, keeper).await {
             Ok(ticket) => Heard::Ticket(Box::new(ticket)),
-            Err(error) => Heard::Nothing(Causes(&error).to_string()),
+            Err(error) => {
+                if let AskError::Refused { status, .. } = &error
+                    && status.code() == Code::Unavailable
+                {
+                    controller.find_again().await;
+                }
+                Heard::Nothing(Causes(&error).to_string())
+            }
         }
     }
 
@@ -77,7 +111,7 @@ impl Wish {
         let answer = match &self.object {
             Some(Object { tickets, name, .. }) => {
                 if due {
-                    tickets.renew(name, now()).await.map_err(TicketRunError::Object)?;
+                    tickets.renew(name, &self.wish.id, now()).await.map_err(TicketRunError::Object)?;
                 }
                 controller.ticket(self.wish.id.clone()).await
             }
@@ -96,11 +130,15 @@ impl Wish {
 
     /// Deletes the ticket; what went wrong, if it could not be.
     pub(super) async fn delete(&self, controller: &mut Controller) -> Result<(), String> {
+        if self.made == Made::No {
+            return Ok(());
+        }
+        let uid = (self.made == Made::Yes).then_some(self.wish.id.as_str());
         let mut trouble = String::new();
         for _ in 0..DELETIONS {
             let deleted = match &self.object {
                 Some(Object { tickets, name, .. }) => {
-                    tickets.delete(name).await.map_err(|error| Causes(&error).to_string())
+                    tickets.delete(name, uid).await.map_err(|error| Causes(&error).to_string())
                 }
                 None => {
                     let deleted = controller.delete_ticket(self.wish.id.clone()).await;
@@ -117,7 +155,33 @@ impl Wish {
     }
 }
 
+/// Whether the controller has said that it keeps no ticket.
+fn is_certain(error: &AskError) -> bool {
+    let AskError::Refused { status, .. } = error else { return false };
+    let no = [Code::InvalidArgument, Code::FailedPrecondition, Code::PermissionDenied, Code::Unauthenticated];
+    no.contains(&status.code())
+}
+
 fn now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Status;
+
+    use super::*;
+
+    #[test]
+    fn a_ticket_that_the_controller_refuses_is_not_there_to_be_deleted() {
+        let refused =
+            |code| AskError::Refused { address: "c:1".into(), status: Box::new(Status::new(code, "no")) };
+        for code in [Code::FailedPrecondition, Code::PermissionDenied] {
+            assert!(is_certain(&refused(code)), "{code:?}");
+        }
+        for code in [Code::Unavailable, Code::DeadlineExceeded, Code::Unknown] {
+            assert!(!is_certain(&refused(code)), "{code:?}: it may have been put");
+        }
+    }
 }

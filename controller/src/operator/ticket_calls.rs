@@ -129,7 +129,8 @@ async fn known_volume_of(engine: &Engine, id: &TicketId) -> Result<Option<Volume
 /// Why a ticket is not changed by RPC in a cluster: what an object says would take its place at once.
 pub(super) fn of_objects() -> Status {
     Status::failed_precondition(
-        "cannot change tickets here: in a cluster they are objects (tickets.cleat.io) of their claims' namespaces; use kubectl",
+        "cannot change tickets here: in a cluster they are objects (tickets.cleat.io) of their claims' namespaces; use kubectl, or \
+         cleatctl ticket run --in NAMESPACE",
     )
 }
 

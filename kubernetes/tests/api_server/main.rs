@@ -6,6 +6,7 @@ mod deployed;
 mod events;
 mod kubevirt;
 mod lease;
+mod own_tickets;
 mod records;
 mod serving_ca;
 mod tickets;

@@ -11,7 +11,7 @@ use cleat_kubernetes::tickets::{ClusterTickets, RENEWED, TicketSeen, TicketStatu
 use serde_json::{Value, json};
 
 /// A namespace of that name in a cluster that knows tickets.
-fn namespace(name: &str) -> &'static Shared {
+pub(crate) fn namespace(name: &str) -> &'static Shared {
     let cluster = shared();
     let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
     cluster.identities().apply(&json!([definition().unwrap(), namespace]));
@@ -19,7 +19,7 @@ fn namespace(name: &str) -> &'static Shared {
     cluster
 }
 
-fn ticket(namespace: &str, name: &str, spec: Value) -> Value {
+pub(crate) fn ticket(namespace: &str, name: &str, spec: Value) -> Value {
     json!([{
         "apiVersion": "cleat.io/v1alpha1", "kind": "Ticket",
         "metadata": {"namespace": namespace, "name": name}, "spec": spec,
@@ -149,7 +149,7 @@ fn claim(cluster: &Shared, namespace: &str, name: &str, pv: &str) -> String {
 }
 
 /// A ticket of that namespace, once the watch has it.
-async fn watched(tickets: &ClusterTickets, namespace: &str, name: &str) -> Arc<TicketSeen> {
+pub(crate) async fn watched(tickets: &ClusterTickets, namespace: &str, name: &str) -> Arc<TicketSeen> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let is = |seen: &&Arc<TicketSeen>| seen.namespace == namespace && seen.name == name;
