@@ -58,7 +58,7 @@ const FENCES_UNDER_WAY: Metric =
     Metric::gauge("cleat_controller_fences_under_way", "Fences that have not ended");
 const NODES_QUARANTINED: Metric = Metric::gauge(
     "cleat_controller_nodes_quarantined",
-    "Nodes that are granted nothing until they have shown that they hold nothing",
+    "Nodes that are granted nothing until they have shown that they hold nothing, without those that were declared gone",
 );
 const DRIFT: Metric = Metric::gauge(
     "cleat_controller_drift",

@@ -1,7 +1,7 @@
 //! What of Cleat is in use in a cluster: what keeps it from being uninstalled.
 //!
 //! Comes in: records and VolumeAttachments. Goes out: a line for each volume that a node has, is to have, or is kept out of.
-//! What holds: a record that cannot be read counts as in use.
+//! What holds: a record that cannot be read counts as in use; of a node that a person has declared gone nothing is expected.
 
 use k8s_openapi::api::storage::v1::VolumeAttachment;
 use kube::Api;
@@ -55,13 +55,13 @@ fn held(value: &Map<String, Value>) -> Option<String> {
         None | Some(Value::Null) => return None,
         Some(record) => record,
     };
-    let nodes = |list: &str| -> Option<Vec<&str>> {
-        match record.get(list) {
-            None => Some(Vec::new()),
-            Some(list) => list.as_array()?.iter().map(|one| one.get("node")?.as_str()).collect(),
-        }
+    let nodes = |list: &str, counts: fn(&Value) -> bool| -> Option<Vec<&str>> {
+        let Some(list) = record.get(list) else { return Some(Vec::new()) };
+        list.as_array()?.iter().filter(|one| counts(one)).map(|one| one.get("node")?.as_str()).collect()
     };
-    let (Some(attached), Some(fenced)) = (nodes("attachments"), nodes("fenced")) else {
+    let (Some(attached), Some(fenced)) =
+        (nodes("attachments", |_| true), nodes("fenced", |one| !is_gone(one)))
+    else {
         return Some("its record cannot be read".to_owned());
     };
     let mut said = Vec::new();
@@ -75,6 +75,11 @@ fn held(value: &Map<String, Value>) -> Option<String> {
         ));
     }
     (!said.is_empty()).then(|| said.join("; "))
+}
+
+/// Whether a person has declared a node gone that was fenced.
+fn is_gone(fenced: &Value) -> bool {
+    fenced["gone"] == true || fenced["evidence"]["source"]["type"] == "node-gone"
 }
 
 #[cfg(test)]
@@ -93,6 +98,11 @@ mod tests {
             (
                 json!({"record": {"attachments": [], "fenced": [{"node": "c"}]}}),
                 Some("c was fenced from it and has not shown that it holds nothing"),
+            ),
+            (json!({"record": {"attachments": [], "fenced": [{"node": "c", "gone": true}]}}), None),
+            (
+                json!({"record": {"fenced": [{"node": "c", "evidence": {"source": {"type": "node-gone"}}}]}}),
+                None,
             ),
             (json!({"record": {"attachments": "?"}}), Some("its record cannot be read")),
             (json!({"record": {"attachments": [{}]}}), Some("its record cannot be read")),

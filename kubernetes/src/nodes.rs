@@ -1,43 +1,65 @@
 //! What the cluster says of its Nodes.
 //!
-//! In comes nothing but time, or a name; out go the Nodes that somebody has marked out of service, and which Node a name
-//! stands for, as the API server knows them now. A Node that is not ready, or that is not there any more, says nothing of
-//! what its kernel still writes, so neither is read.
+//! In come the Nodes, watched, or a name; out go those that somebody has marked out of service, and which Node a name stands
+//! for. The watch says whom to ask about: what is acted on, the API server says now ([`Nodes::mark_now`], [`uid`]). A Node that
+//! is not ready, or that is not there any more, says nothing of what its kernel still writes, so neither is read.
 
 use k8s_openapi::api::core::v1::{Node, Taint};
-use kube::api::ListParams;
-use kube::{Api, ResourceExt as _};
+use kube::Api;
+use tokio::sync::watch;
 
 use crate::api::{ApiError, ApiServer};
+use crate::watch::Watched;
 
 /// What a person, or what acts for one, puts on a Node that is shut down.
 pub const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
-const PAGE: u32 = 500;
 /// The value of a taint that Cleat itself has put there: never evidence.
 pub const OURS: &str = "cleat.io";
 
-/// A Node that was marked.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Marked {
-    /// Its name.
-    pub node: String,
-    /// The taint as `kubectl describe` shows it.
-    pub taint: String,
+/// The Nodes of a cluster, watched until this is dropped. Of each, its name and its mark are kept: whole, those of a large
+/// cluster are many megabytes.
+pub struct Nodes {
+    server: ApiServer,
+    watched: Watched<Option<String>>,
 }
 
-/// Every Node that somebody else has marked out of service.
-///
-/// # Errors
-/// The API server's answer.
-pub async fn out_of_service(server: &ApiServer) -> Result<Vec<Marked>, ApiError> {
-    let api: Api<Node> = Api::all(server.client.clone());
-    let (mut found, mut params) = (Vec::new(), ListParams::default().limit(PAGE));
-    loop {
-        let page = server.ask(api.list(&params)).await?;
-        found.extend(page.items.iter().filter_map(marked));
-        match page.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => params = params.continue_token(&token),
-            None => return Ok(found),
+impl Nodes {
+    /// Begins to watch.
+    #[must_use]
+    pub fn watch(server: ApiServer) -> Self {
+        let all: Api<Node> = Api::all(server.client.clone());
+        let watched = Watched::start(&server, all, "Nodes", |node: Node| {
+            let mark = mark(&node);
+            Some((node.metadata.name?, mark))
+        });
+        Self { server, watched }
+    }
+
+    /// Signs of changes.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.watched.changes()
+    }
+
+    /// The names of the Nodes that somebody else has marked out of service, as the watch has it. `None`: it has not listed
+    /// everything yet.
+    #[must_use]
+    pub fn marked(&self) -> Option<Vec<String>> {
+        self.watched
+            .look(|all| all.iter().filter(|(_, mark)| mark.is_some()).map(|(name, _)| name.clone()).collect())
+    }
+
+    /// The taint by which the Node of that name is marked now, as `kubectl describe` shows it; `None`: it is not, or there is
+    /// no such Node.
+    ///
+    /// # Errors
+    /// The API server's answer: then nothing is known.
+    pub async fn mark_now(&self, name: &str) -> Result<Option<String>, ApiError> {
+        let api: Api<Node> = Api::all(self.server.client.clone());
+        match self.server.ask(api.get(name)).await {
+            Ok(node) => Ok(mark(&node)),
+            Err(ApiError::NotFound) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 }
@@ -55,37 +77,14 @@ pub async fn uid(server: &ApiServer, name: &str) -> Result<Option<String>, ApiEr
     }
 }
 
-fn marked(node: &Node) -> Option<Marked> {
+fn mark(node: &Node) -> Option<String> {
     let taints = node.spec.as_ref()?.taints.as_ref()?;
     let theirs = |taint: &&Taint| taint.key == OUT_OF_SERVICE && taint.value.as_deref() != Some(OURS);
     let Taint { key, value, effect, .. } = taints.iter().find(theirs)?;
     let value = value.as_ref().map(|value| format!("={value}")).unwrap_or_default();
-    Some(Marked { node: node.name_any(), taint: format!("{key}{value}:{effect}") })
+    Some(format!("{key}{value}:{effect}"))
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn node(taints: serde_json::Value) -> Node {
-        serde_json::from_value(json!({"metadata": {"name": "a"}, "spec": {"taints": taints}}))
-            .unwrap_or_default()
-    }
-
-    #[test]
-    fn a_node_is_marked_by_that_taint_alone_and_not_by_ours() {
-        let taint = |key: &str, value: &str| json!({"key": key, "value": value, "effect": "NoExecute"});
-        let shown = |taints| marked(&node(taints)).map(|marked| marked.taint);
-        assert_eq!(
-            shown(json!([taint("x", "y"), taint(OUT_OF_SERVICE, "nodeshutdown")])).as_deref(),
-            Some("node.kubernetes.io/out-of-service=nodeshutdown:NoExecute")
-        );
-        assert_eq!(shown(json!([taint(OUT_OF_SERVICE, OURS)])), None);
-        for other in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
-            assert_eq!(shown(json!([taint(other, "")])), None);
-        }
-        assert_eq!(marked(&Node::default()), None);
-    }
-}
+#[path = "nodes_tests.rs"]
+mod tests;

@@ -314,6 +314,12 @@ impl Fenced {
         Self { node, host_nqn, epoch, evidence, since: now, gone: false, pending: None, retry_at: None }
     }
 
+    /// A person has said that the node is gone: nobody waits for its report.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.gone || matches!(self.evidence.source, crate::Source::NodeGone { .. })
+    }
+
     /// The fence holds only while the export is off, so nobody else can be granted the volume.
     #[must_use]
     pub fn blocks(&self) -> bool {

@@ -26,10 +26,10 @@ pub(super) async fn publish(
     on_its_way: OnItsWay,
 ) -> Result<HashMap<String, String>, CallError> {
     let Publish { volume, node, access, read_only, demands } = publish;
-    if let Some(attachments) = &context.attachments {
-        cluster::may_publish(attachments, &volume, &node).await?;
-    }
-    let spec = match attached_spec(context, &volume, &node).await? {
+    is_asked_for(context, &volume, &node).await?;
+    let known = attached_spec(context, &volume, &node).await?;
+    let looked_up = known.is_none();
+    let spec = match known {
         Some(spec) => demands.put_into(VolumeSpec { access, ..spec }),
         None => look_up(context, &volume, access, demands).await?,
     };
@@ -38,6 +38,10 @@ pub(super) async fn publish(
         true => Some(may_be_second(context, &volume, &node).await?),
         false => None,
     };
+    if looked_up || turn.is_some() {
+        // Both take seconds, after which it may be that nobody asks for it any more.
+        is_asked_for(context, &volume, &node).await?;
+    }
     let publishing = on_its_way.hand_over(context.engine.publish(node, spec, read_only)).await;
     drop(turn);
     let grant = publishing.map_err(RequestError::Refused)??.granted().await?;
@@ -67,26 +71,44 @@ async fn may_be_second(context: &CallContext, volume: &VolumeId, node: &NodeId) 
 /// Takes a volume off a node, or off all.
 pub(super) async fn unpublish(context: &CallContext, unpublish: Unpublish) -> Result<(), CallError> {
     let Unpublish { volume, node } = unpublish;
-    if let Some(attachments) = &context.attachments {
-        let (about, only) = (volume.clone(), node.is_some());
-        let nodes = match &node {
-            Some(node) => vec![node.clone()],
-            None => {
-                let holders = context.engine.consult(move |core, _| {
-                    core.volumes().get(&about).map(VolumeRecord::holders).unwrap_or_default()
-                });
-                holders.await?
-            }
-        };
-        cluster::may_unpublish(attachments, &volume, nodes, only).await?;
-    }
+    is_asked_for_no_more(context, &volume, node.as_ref()).await?;
     context.publishes.overtake(&volume, node.as_ref()).await;
     // What is not on record may be on the RDS's list all the same: a store may be lost.
     if !context.engine.record(volume.clone(), |record| record.is_some()).await? {
         context.compare_with_list(&volume).await?;
+        // That takes seconds: it may be asked for again, and granted, and this call has no epoch.
+        is_asked_for_no_more(context, &volume, node.as_ref()).await?;
     }
     let unpublishing = context.engine.unpublish(volume, node).await?;
     Ok(unpublishing.proven().await?)
+}
+
+/// Checks, in a cluster, that a VolumeAttachment asks for the volume on that node now.
+async fn is_asked_for(context: &CallContext, volume: &VolumeId, node: &NodeId) -> Result<(), CallError> {
+    match &context.attachments {
+        Some(attachments) => Ok(cluster::may_publish(attachments, volume, node).await?),
+        None => Ok(()),
+    }
+}
+
+/// Checks, in a cluster, that no VolumeAttachment asks for the volume on that node now; without a node, on any.
+async fn is_asked_for_no_more(
+    context: &CallContext,
+    volume: &VolumeId,
+    node: Option<&NodeId>,
+) -> Result<(), CallError> {
+    let Some(attachments) = &context.attachments else { return Ok(()) };
+    let nodes = match node {
+        Some(node) => vec![node.clone()],
+        None => {
+            let about = volume.clone();
+            let holders = context.engine.consult(move |core, _| {
+                core.volumes().get(&about).map(VolumeRecord::holders).unwrap_or_default()
+            });
+            holders.await?
+        }
+    };
+    Ok(cluster::may_unpublish(attachments, volume, nodes, node.is_some()).await?)
 }
 
 /// What is known of a volume that this very node has, or is getting: then the RDS is not asked.

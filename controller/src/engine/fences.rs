@@ -28,6 +28,7 @@ pub(super) struct Fences {
 #[derive(Debug, Default)]
 struct Known {
     under_way: BTreeMap<NodeId, UnderWay>,
+    /// Without those that were declared gone, of which nothing is expected.
     quarantined: BTreeSet<NodeId>,
 }
 
@@ -114,7 +115,7 @@ impl Known {
         let fences = record.attachments.iter().filter_map(|a| Some((a, record.fence(&a.node)?)));
         Self {
             under_way: fences.map(|(a, fence)| (a.node.clone(), UnderWay::of(a.epoch, fence))).collect(),
-            quarantined: record.fenced.iter().map(|fenced| fenced.node.clone()).collect(),
+            quarantined: record.fenced.iter().filter(|f| !f.is_gone()).map(|f| f.node.clone()).collect(),
         }
     }
 }

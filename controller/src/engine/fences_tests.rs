@@ -74,7 +74,23 @@ fn a_fence_that_is_refused_and_goes_on_after_a_restart_is_counted_once() {
     });
     assert!(!text.contains("refused"), "that was counted by the process before:\n{text}");
     assert!(text.contains("cleat_controller_fences_total{rung=\"node-gone\",result=\"proven\"} 1"), "{text}");
+    assert!(text.contains("cleat_controller_nodes_quarantined 0"), "of it nothing is expected:\n{text}");
+}
+
+#[test]
+fn a_quarantined_node_that_is_declared_gone_is_counted_no_more() {
+    let node = NodeId::new("a").unwrap();
+    let mut cut = fenced(json!({"type": "target-cut", "acl": true, "secret": null}));
+    let mut fences = Fences::default();
+    let text = measured(|| {
+        fences.recorded(UnixMillis(3000), &record(json!([]), cut.clone()));
+    });
     assert!(text.contains("cleat_controller_nodes_quarantined 1"), "{text}");
+    cut[0]["gone"] = json!(true);
+    let text = measured(|| {
+        assert_eq!(fences.recorded(UnixMillis(4000), &record(json!([]), cut)), [node]);
+    });
+    assert!(text.contains("cleat_controller_nodes_quarantined 0"), "{text}");
 }
 
 #[test]

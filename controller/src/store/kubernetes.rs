@@ -115,6 +115,12 @@ impl KubernetesStore {
         })
     }
 
+    /// Whether a volume that somebody has was given a secret: then it was also noted what that was made with.
+    fn secrets_are_needed(&self) -> bool {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.values().any(|last| needs_its_secret(&last.value))
+    }
+
     fn last(&self, key: &Key) -> Option<Last> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
     }
@@ -248,6 +254,43 @@ fn refused(key: &Key, expected: Option<Version>, error: WriteError) -> CommitErr
     }
 }
 
+/// Whether a volume's record has a secret that somebody uses. The next one to whom it is granted gets another.
+fn needs_its_secret(value: &Map<String, Value>) -> bool {
+    let Some(record) = value.get("record") else { return false };
+    let is_used = record["attachments"].as_array().is_some_and(|all| !all.is_empty());
+    is_used && !record["secret"].is_null()
+}
+
+/// The notes are not there, and once were.
+fn say_lost(key: KeyId, before: KeyId) {
+    if key == before {
+        tracing::warn!(
+            %key,
+            "the ConfigMap {KEYS} is gone: all secrets are taken for secrets of this key; where volumes have some of another \
+             one, note it again (docs/operating.md, \"Fencing\")"
+        );
+    } else {
+        tracing::error!(
+            %key, old_key = %before,
+            "the ConfigMap {KEYS} is gone, and with it which of the two keys the secrets of attached volumes were made with: \
+             they are given to nobody; note it again (docs/operating.md, \"Fencing\")"
+        );
+    }
+}
+
+/// The notes, with the key that secrets are made with from that term on; `None`: they say so already. `before`: the key that
+/// they were made with until then, if nothing is noted; where that is not known either, nothing is said of it.
+fn with_key(lines: &Lines, term: u64, key: KeyId, before: Option<KeyId>) -> Result<Option<Lines>, String> {
+    let (eras, mut changed) = (noted(lines)?, lines.clone());
+    if let (true, Some(before)) = (eras.is_empty(), before) {
+        changed.insert("0".into(), before.to_string());
+    }
+    if eras.last().map(|era| era.key).or(before) != Some(key) {
+        changed.insert(term.to_string(), key.to_string());
+    }
+    Ok((changed != *lines).then_some(changed))
+}
+
 fn noted(lines: &Lines) -> Result<Vec<Era>, String> {
     let mut eras = Vec::new();
     for (term, id) in lines {
@@ -276,17 +319,12 @@ impl Store for KubernetesStore {
         if !self.claim.outlives(self.timeout) {
             return Err(self.not_ours());
         }
-        let term = self.claim.term();
+        let (term, needed) = (self.claim.term(), self.secrets_are_needed());
         let lines = self.notes.change(|lines| {
-            let mut changed = lines.clone();
-            let eras = noted(lines)?;
-            if eras.is_empty() {
-                changed.insert("0".into(), before.to_string());
+            if needed && lines.is_empty() {
+                say_lost(key, before);
             }
-            if eras.last().map_or(before, |era| era.key) != key {
-                changed.insert(term.to_string(), key.to_string());
-            }
-            Ok((changed != *lines).then_some(changed))
+            with_key(lines, term, key, (key == before || !needed).then_some(before))
         });
         let read = lines.await.map_err(|error| match error {
             ApiError::Refused(reason) => CommitError::Fatal { reason },
@@ -302,9 +340,46 @@ impl Store for KubernetesStore {
 
 #[cfg(test)]
 mod tests {
+    use cleat_rds::secret::MasterKey;
     use serde_json::json;
 
     use super::*;
+
+    fn lines(all: &[(&str, KeyId)]) -> Lines {
+        all.iter().map(|(term, key)| ((*term).to_owned(), key.to_string())).collect()
+    }
+
+    #[test]
+    fn a_key_is_noted_from_its_term_on_and_an_unknown_one_before_it_is_not() {
+        let [a, b] = [1, 2].map(|byte| MasterKey::passing(&[byte; 32]).id());
+        let none = Lines::new();
+        let noted = |lines: &Lines, key, before| with_key(lines, 20, key, before);
+        assert_eq!(noted(&none, a, Some(a)), Ok(Some(lines(&[("0", a)]))));
+        assert_eq!(noted(&none, b, Some(a)), Ok(Some(lines(&[("0", a), ("20", b)]))));
+        assert_eq!(noted(&none, b, None), Ok(Some(lines(&[("20", b)]))), "lost: nobody knows");
+        let known = lines(&[("0", a), ("10", b)]);
+        for before in [Some(a), None] {
+            assert_eq!(noted(&known, b, before), Ok(None));
+            assert_eq!(noted(&known, a, before), Ok(Some(lines(&[("0", a), ("10", b), ("20", a)]))));
+        }
+        assert!(noted(&Lines::from([("x".into(), a.to_string())]), a, Some(a)).is_err());
+    }
+
+    #[test]
+    fn a_secret_is_needed_as_long_as_somebody_has_its_volume() {
+        let secret = json!({"generation": "1.1", "inForce": true});
+        for (record, needed) in [
+            (json!({"attachments": [{"node": "a"}], "secret": secret}), true),
+            (json!({"attachments": [{"node": "a"}], "secret": null}), false),
+            (json!({"attachments": [{"node": "a"}]}), false),
+            (json!({"attachments": [], "secret": secret}), false),
+            (Value::Null, false),
+        ] {
+            let value = Map::from_iter([("record".to_owned(), record)]);
+            assert_eq!(needs_its_secret(&value), needed, "{value:?}");
+        }
+        assert!(!needs_its_secret(&Map::new()));
+    }
 
     #[test]
     fn what_is_kept_beside_a_nodes_record_is_seen() {

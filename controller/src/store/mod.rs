@@ -218,7 +218,8 @@ pub trait Store: Send + Sync + 'static {
     async fn take_term(&self, at_least: u64) -> Result<u64, CommitError>;
 
     /// Notes, durably, that secrets are made with this key from the term on that was taken, and with `before` until
-    /// then if nothing was noted yet. Gives all that is noted.
+    /// then if nothing was noted yet, unless there are secrets of which something must have been: then it is lost, and
+    /// nothing is said of them. Gives all that is noted.
     ///
     /// # Errors
     /// If it is not known to be durable.

@@ -18,7 +18,7 @@ use crate::world::{Csi, LEASE, RWO, RWX, World, eventually};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A replica that leads.
-async fn one(cluster: &Cluster) -> World {
+pub async fn one(cluster: &Cluster) -> World {
     let mut world = World::new();
     world.join(&cluster.kubeconfig(), "cleat", "one").await;
     leads(&world).await;

@@ -29,6 +29,8 @@ use crate::world::{Csi, PREFIX};
 
 const VOLUMES: usize = 10_000;
 const NODES: usize = 100;
+/// Nodes of the cluster: the others have no volume, and are watched all the same.
+const OF_CLUSTER: usize = 1_000;
 const LEASE: Duration = Duration::from_secs(15);
 /// For what has no number to it: a machine that does nothing else needs a part of this.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -205,6 +207,7 @@ async fn with_ten_thousand_attached_volumes_a_start_comes_to_its_first_answer() 
     let attached: Vec<_> =
         (0..VOLUMES).map(|n| (volume(n), node(n), format!("{}.{}", before.term(), n + 1))).collect();
     cluster.attached_already(&attached).await;
+    cluster.nodes(&(0..OF_CLUSTER).map(|n| format!("node-{n:03}")).collect::<Vec<_>>()).await;
     println!("filled in {} s", filling.elapsed().as_secs());
 
     let (sim, dir) = (rds().await, tempfile::tempdir().unwrap());
@@ -223,7 +226,7 @@ async fn with_ten_thousand_attached_volumes_a_start_comes_to_its_first_answer() 
     let leads = handed_over.elapsed();
     let (now, most) = memory(&process);
     println!(
-        "{VOLUMES} volumes: ready after {} ms, {now} MiB ({} ms from the start to a standby that has all \
+        "{VOLUMES} volumes, {OF_CLUSTER} Nodes: ready after {} ms, {now} MiB ({} ms from the start to a standby that has all \
          VolumeAttachments, {} ms from the Lease that it was handed to the first page of ListVolumes; at most {most} MiB; {})",
         (standby + leads).as_millis(),
         standby.as_millis(),

@@ -7,6 +7,7 @@ mod agent;
 mod attach;
 mod certificates;
 mod cluster;
+mod cluster_late_calls;
 mod cluster_maintenance;
 mod cluster_migrations;
 mod cluster_nodes;

@@ -46,15 +46,24 @@ pub struct Era {
 
 /// The error for a generation whose key is not available.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "the secret of volume {volume} was made with key {key}, which is neither in --secret-key-file nor in \
-     --old-secret-key-file; give that key, or detach the volume from all nodes: then it gets another secret"
-)]
-pub struct NoKey {
-    /// The volume whose secret cannot be derived.
-    pub volume: VolumeId,
-    /// The id of the key that is missing.
-    pub key: KeyId,
+pub enum NoKey {
+    /// It is known, and not there.
+    #[error(
+        "the secret of volume {volume} was made with key {key}, which is neither in --secret-key-file nor in \
+         --old-secret-key-file; give that key, or detach the volume from all nodes: then it gets another secret"
+    )]
+    NotGiven {
+        /// The volume whose secret cannot be derived.
+        volume: VolumeId,
+        /// The id of the key that is missing.
+        key: KeyId,
+    },
+    /// It is older than all that is noted.
+    #[error(
+        "nobody knows which key the secret of volume {0} was made with: what was noted of that is lost; note it again \
+         (docs/operating.md, \"Fencing\"), or detach the volume from all nodes: then it gets another secret"
+    )]
+    NotNoted(VolumeId),
 }
 
 /// Why a volume's secret cannot be derived.
@@ -120,12 +129,12 @@ impl Keys {
     /// Whether a generation's secret comes from another key than new ones do.
     #[must_use]
     pub fn is_old(&self, generation: Epoch) -> bool {
-        self.of(generation) != self.current.id()
+        self.of(generation) != Some(self.current.id())
     }
 
-    fn of(&self, generation: Epoch) -> KeyId {
-        let era = self.eras.iter().rfind(|era| era.first_term <= generation.term);
-        era.map_or_else(|| self.before(), |era| era.key)
+    /// `None`: nobody knows. A key that is only likely would make another secret than the one that is in use.
+    fn of(&self, generation: Epoch) -> Option<KeyId> {
+        self.eras.iter().rfind(|era| era.first_term <= generation.term).map(|era| era.key)
     }
 
     /// The secret of a volume in a generation.
@@ -133,9 +142,9 @@ impl Keys {
     /// # Errors
     /// Where the key that it was derived from is not available.
     pub fn secret(&self, volume: &VolumeId, generation: Epoch) -> Result<Secret, NoKey> {
-        let id = self.of(generation);
+        let id = self.of(generation).ok_or_else(|| NoKey::NotNoted(volume.clone()))?;
         let key = [Some(&self.current), self.old.as_ref()].into_iter().flatten().find(|key| key.id() == id);
-        let key = key.ok_or_else(|| NoKey { volume: volume.clone(), key: id })?;
+        let key = key.ok_or_else(|| NoKey::NotGiven { volume: volume.clone(), key: id })?;
         Ok(key.secret(volume, generation))
     }
 }
@@ -165,6 +174,16 @@ mod tests {
         }
         let missing = keys.secret(&volume, at(150)).unwrap_err().to_string();
         assert!(missing.contains(&key(2).id().to_string()) && missing.contains("volume v"), "{missing}");
+    }
+
+    #[test]
+    fn a_generation_of_before_all_that_is_noted_has_no_key() {
+        let volume = VolumeId::new("v").unwrap();
+        let keys = Keys::new(key(2), Some(key(1)));
+        let keys = keys.in_eras(vec![Era { first_term: 100, key: key(2).id() }]);
+        assert_eq!(keys.secret(&volume, at(99)), Err(NoKey::NotNoted(volume.clone())));
+        assert!(keys.is_old(at(99)), "the old key is not to be left out for it");
+        assert_eq!(keys.secret(&volume, at(100)), Ok(key(2).secret(&volume, at(100))));
     }
 
     #[test]

@@ -1,12 +1,12 @@
-//! A cluster with very many volumes: their PersistentVolumes and VolumeAttachments, as a provisioner and an attacher leave
-//! them, and no larger than they have to be.
+//! A large cluster: very many volumes, their PersistentVolumes and VolumeAttachments as a provisioner and an attacher leave
+//! them, and no larger than they have to be; and Nodes as large as kubelets make them.
 
 use std::path::Path;
 use std::time::Duration;
 
 use cleat_kubernetes::attachments::usual_name;
 use futures_util::StreamExt as _;
-use k8s_openapi::api::core::v1::PersistentVolume;
+use k8s_openapi::api::core::v1::{Node, PersistentVolume};
 use k8s_openapi::api::storage::v1::VolumeAttachment;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -20,6 +20,8 @@ const AT_ONCE: usize = 64;
 /// A busy API server is asked again.
 const TRIES: u32 = 20;
 const AGAIN: Duration = Duration::from_millis(500);
+/// So many images a kubelet names in its Node, which is most of one.
+const IMAGES: usize = 50;
 
 /// Does it for each, many at once, until each is done.
 pub async fn at_once<T, E: std::fmt::Debug>(
@@ -78,6 +80,27 @@ impl Cluster {
             // A create leaves the status out.
             let status = json!({"status": {"attached": true, "attachmentMetadata": {"cleat.io/epoch": epoch}}});
             made(attachments.patch_status(&name, &as_usual, &Patch::Merge(&status)).await)
+        })
+        .await;
+    }
+
+    /// Nodes of these names.
+    pub async fn nodes(&self, names: &[String]) {
+        let nodes = Api::<Node>::all(client(&self.kubeconfig()).await);
+        let (new, as_usual) = (PostParams::default(), PatchParams::default());
+        let image = |number| {
+            let hash = format!("{number:064x}");
+            let names = [
+                format!("images.example.org/a/program@sha256:{hash}"),
+                format!("images.example.org/a/program:{number}"),
+            ];
+            json!({"names": names, "sizeBytes": 100_000_000 + number})
+        };
+        let images: Vec<Value> = (0..IMAGES).map(image).collect();
+        at_once(names.iter(), async |name| {
+            made(nodes.create(&new, &object(json!({"metadata": {"name": name}}))).await)?;
+            let status = json!({"status": {"images": images}});
+            made(nodes.patch_status(name, &as_usual, &Patch::Merge(&status)).await)
         })
         .await;
     }

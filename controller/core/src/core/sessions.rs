@@ -123,10 +123,7 @@ impl Transition<'_> {
         let about = index.of_node(node).chain(index.of_host(&identity.host_nqn));
         let records: Vec<&VolumeRecord> = about.filter_map(|id| self.core.volumes.get(id)).collect();
         let granted = records.iter().flat_map(|v| &v.attachments).map(|a| (&a.node, &a.host_nqn, false));
-        let fenced = records.iter().flat_map(|v| &v.fenced).map(|f| {
-            let gone = f.gone || matches!(f.evidence.source, Source::NodeGone { .. });
-            (&f.node, &f.host_nqn, gone)
-        });
+        let fenced = records.iter().flat_map(|v| &v.fenced).map(|f| (&f.node, &f.host_nqn, f.is_gone()));
         // A host that no node was known to be is whoever is heard with its NQN.
         let mut claims = granted.chain(fenced).filter(|(owner, ..)| !is_unknown_host(owner));
         let nqn = &identity.host_nqn;
