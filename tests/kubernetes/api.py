@@ -1,4 +1,4 @@
-"""Asks an API server, and watches VolumeAttachments and Cleat's records: what bench.py and cycles.py are made of."""
+"""Asks an API server, and watches VolumeAttachments and Cleat's records: what bench.py, conflict.py and cycles.py are made of."""
 import hashlib
 import json
 import ssl

@@ -1,7 +1,8 @@
 # Sourced by hack/kubernetes: what goes wrong in clusters, each by itself, against the cluster that is up.
 
 trial_names=(cycles frozen-leader paused-machine late-request api-away slow-etcd etcd-set-back missing-right unpublish-times-out records-removed
-    all-records-removed record-edited registry-wiped drain node-deleted force-detach force-detach-heard migration upgrade)
+    all-records-removed record-edited conflict registry-wiped power-cycle drain
+    node-deleted force-detach force-detach-heard migration upgrade)
 for file in "$here"/trials/*.sh; do . "$file"; done
 
 # Claims with volumes, and the names of their PersistentVolumes.
