@@ -87,6 +87,7 @@ put_right() {
     for node in node-a node-b; do links "$node" up; (machine "$node" cont); (writes_no_more "$node"); done
     if [ -e "$cluster/started/slow" ]; then (behind_slow_etcd 0 && kill -- "-$(cat "$cluster/started/slow")" && rm "$cluster/started/slow"); fi
     ready || (api_server && until_true 120 'the API server' ready)
+    if [ -e "$cluster/rules" ]; then (right_of with); fi
     kubectl uncordon node-a node-b
     kubectl delete deployments,pods --all --timeout=120s; kubectl delete pvc --all --timeout=120s
     (until_true 180 'detaches' nothing_attached; until_true 240 'two controllers' both_ready)
