@@ -1,4 +1,4 @@
-"""Asks an API server, and watches VolumeAttachments and Cleat's records: what bench.py and cycles.py are made of."""
+"""Asks an API server, and watches VolumeAttachments and Cleat's records: what the programs beside it are made of."""
 import hashlib
 import json
 import ssl
@@ -12,6 +12,8 @@ DRIVER = "cleat.io"
 CONTROLLERS = "/api/v1/namespaces/cleat-system/pods"
 OBJECTS = "/apis/storage.k8s.io/v1/volumeattachments"
 RECORDS = "/apis/cleat.io/v1alpha1/cleatvolumes"
+NODES = "/apis/cleat.io/v1alpha1/cleatnodes"
+LEASE = "/apis/coordination.k8s.io/v1/namespaces/cleat-system/leases/cleat-controller"
 LONGEST = 240
 
 # A VolumeAttachment that was made. Its name is Kubernetes' own, and comes again with the same volume on the same node.
@@ -24,10 +26,10 @@ class Api:
         self.unverified = ssl.create_default_context()
         self.unverified.check_hostname, self.unverified.verify_mode = False, ssl.CERT_NONE
 
-    def ask(self, method, path, body=None, timeout=30):
+    def ask(self, method, path, body=None, timeout=30, kind="application/json"):
         request = urllib.request.Request(self.address + path, method=method, data=json.dumps(body).encode() if body else None)
         request.add_header("Authorization", "Bearer " + self.token)
-        request.add_header("Content-Type", "application/json")
+        request.add_header("Content-Type", kind)
         return urllib.request.urlopen(request, context=self.unverified, timeout=timeout)
 
     def get(self, path):
@@ -59,12 +61,16 @@ class Api:
         """The controllers' pods."""
         return self.get(CONTROLLERS + "?labelSelector=app.kubernetes.io/component%3Dcontroller")["items"]
 
+    def leader(self):
+        """The pod that leads, as the Lease says."""
+        return (self.get(LEASE)["spec"].get("holderIdentity") or "").split("_")[0]
+
 
 class Watch:
     """When each VolumeAttachment became attached, and when it was gone, by its UID."""
 
-    def __init__(self, api):
-        self.attached, self.gone, self.changed = {}, {}, threading.Condition()
+    def __init__(self, api, longest=LONGEST):
+        self.attached, self.gone, self.changed, self.longest = {}, {}, threading.Condition(), longest
         _, self.stream = api.follow(OBJECTS)
         threading.Thread(target=self.read, daemon=True).start()
 
@@ -80,24 +86,28 @@ class Watch:
 
     def wait(self, which, made):
         with self.changed:
-            if not self.changed.wait_for(lambda: all(one.uid in which for one in made), LONGEST):
+            if not self.changed.wait_for(lambda: all(one.uid in which for one in made), self.longest):
                 raise SystemExit("not in time: " + ", ".join(one.name for one in made if one.uid not in which))
 
 
 class Records:
-    """The nodes that may write to a volume, by Cleat's records: those of each now, and what ever named more than one."""
+    """The nodes that may write to a volume, by Cleat's records: those of each now, and what ever named more than one.
 
-    def __init__(self, api):
-        self.nodes, self.twice = {}, []
+    With `lost`, more than one that was granted it: where a record is lost, whoever may have the volume counts as having it.
+    """
+
+    def __init__(self, api, lost=False):
+        self.nodes, self.twice, self.lost = {}, [], lost
         there, self.stream = api.follow(RECORDS)
         for record in there: self.see(record)
         self.reading = threading.Thread(target=self.read, daemon=True)
         self.reading.start()
 
     def see(self, record):
-        found = [a["node"] for a in ((record.get("spec") or {}).get("record") or {}).get("attachments") or []]
-        self.nodes[record["metadata"].get("name")] = found
-        if len(found) > 1: self.twice.append((record["metadata"].get("name"), found))
+        name, all = record["metadata"].get("name"), ((record.get("spec") or {}).get("record") or {}).get("attachments") or []
+        self.nodes[name] = [a["node"] for a in all]
+        counted = [a["node"] for a in all if not (self.lost and a.get("stray"))]
+        if len(counted) > 1: self.twice.append((name, counted))
 
     def read(self):
         for line in self.stream:

@@ -1,7 +1,8 @@
 # Sourced by hack/kubernetes: what goes wrong in clusters, each by itself, against the cluster that is up.
 
 trial_names=(cycles frozen-leader paused-machine late-request api-away slow-etcd etcd-set-back missing-right unpublish-times-out records-removed
-    all-records-removed record-edited registry-wiped drain node-deleted force-detach force-detach-heard migration upgrade)
+    all-records-removed records-under-load record-edited conflict registry-wiped power-cycle drain
+    node-deleted force-detach force-detach-heard migration upgrade)
 for file in "$here"/trials/*.sh; do . "$file"; done
 
 # Claims with volumes, and the names of their PersistentVolumes.
@@ -83,9 +84,10 @@ going() { [ -n "$(kubectl get volumeattachment -o jsonpath="{.items[?(@.spec.sou
 put_right() {
     local node
     (rds_faults DELETE)
-    for node in node-a node-b; do links "$node" up; (machine "$node" cont); done
+    for node in node-a node-b; do links "$node" up; (machine "$node" cont); (writes_no_more "$node"); done
     if [ -e "$cluster/started/slow" ]; then (behind_slow_etcd 0 && kill -- "-$(cat "$cluster/started/slow")" && rm "$cluster/started/slow"); fi
     ready || (api_server && until_true 120 'the API server' ready)
+    if [ -e "$cluster/rules" ]; then (right_of with); fi
     kubectl uncordon node-a node-b
     kubectl delete deployments,pods --all --timeout=120s; kubectl delete pvc --all --timeout=120s
     (until_true 180 'detaches' nothing_attached; until_true 240 'two controllers' both_ready)

@@ -142,48 +142,64 @@ trial_unpublish_times_out() {
 }
 detach_said() { [ -n "$(detach_error "$1")" ]; } # VOLUME
 
-# One verb of the role is missing: the log names it, and no controller ends again and again for it.
-trial_missing_right() {
-    local role=cleat-controller before said='' deadline times again=''
-    kubectl get clusterrole "$role" -o json >"$cluster/role.json"
-    before=$(controllers)
-    python3 - "$cluster/role.json" <<'P' | kubectl apply -f - >&2
-import json, sys
-role = json.load(open(sys.argv[1]))
-for rule in role["rules"]:
-    if "cleatvolumes" in rule.get("resources", []): rule["verbs"] = [v for v in rule["verbs"] if v != "list"]
-role["metadata"] = {"name": role["metadata"]["name"], "labels": role["metadata"].get("labels", {}), "annotations": role["metadata"].get("annotations", {})}
-print(json.dumps(role))
-P
-    kubectl -n cleat-system rollout restart deployment/cleat-controller >&2
-    # A standby needs no records: it is said once both are new, and one of them leads.
-    deadline=$((SECONDS + 400))
-    until [ -n "$said" ] || [ $SECONDS -ge $deadline ]; do sleep 3; said=$(says_missing "$before"); done
-    kubectl -n cleat-system get pods >&2; printf '%s\n' "$said" >&2
-    if [ -n "$said" ]; then
-        times=$(restarts "${said%% *}")
-        sleep 90
-        [ "$times" -le 2 ] && [ "$(restarts "${said%% *}")" = "$times" ] || again=${said%% *}
+# The verbs of a role: as they are, or without one of them.
+right_of() { # with|without [KIND ROLE RESOURCE VERB]
+    local kind name with without
+    if [ "$1" = without ]; then
+        kubectl -n cleat-system get "$2" "$3" -o json | python3 -c 'import json, sys
+rules = json.load(sys.stdin)["rules"]
+patch = lambda: print(json.dumps([{"op": "replace", "path": "/rules", "value": rules}]))
+print(*sys.argv[1:3]); patch()
+for rule in rules:
+    if sys.argv[3] in rule.get("resources", []): rule["verbs"] = [verb for verb in rule["verbs"] if verb != sys.argv[4]]
+patch()' "${@:2}" >"$cluster/rules"
     fi
-    python3 - "$cluster/role.json" <<'P' | kubectl apply -f - >&2
-import json, sys
-role = json.load(open(sys.argv[1]))
-for word in ("resourceVersion", "uid", "creationTimestamp", "managedFields"): role["metadata"].pop(word, None)
-print(json.dumps(role))
-P
-    [ -n "$said" ] || die 'no log says which right is missing'
-    [ -z "$again" ] || die "$again restarts again and again"
-    kubectl -n cleat-system rollout status deployment/cleat-controller --timeout=400s >&2
-    until_true 180 'a leader that writes' leads_now
-    writing; goes_on 60; no_pod
+    { read -r kind name; read -r with; read -r without; } <"$cluster/rules"
+    kubectl -n cleat-system patch "$kind" "$name" --type=json -p "${!1}" >&2
+    if [ "$1" = with ]; then rm "$cluster/rules"; fi
 }
 controllers() { kubectl -n cleat-system get pods -l app.kubernetes.io/component=controller -o jsonpath='{.items[*].metadata.name}'; }
-# A pod that was not there before, and what it says of the right.
-says_missing() { # PODS
+# A controller that says within that time that it lacks the right, and how it does.
+says_missing() { # VERB RESOURCE SECONDS
     local pod lines
     for pod in $(controllers); do
-        [[ " $1 " != *" $pod "* ]] || continue
-        lines=$(kubectl -n cleat-system logs "$pod" -c controller --tail=200 2>/dev/null | grep -F 'cannot list resource' | grep -F cleatvolumes || true)
+        lines=$(kubectl -n cleat-system logs "$pod" -c controller --since="$3s" 2>/dev/null | grep -F "cannot $1 resource" | grep -F "$2" || true)
         [ -z "$lines" ] || { echo "$pod $(tail -n 1 <<<"$lines")"; return; }
     done
 }
+
+# A verb is missing while COMMAND is done: a log names it, and no controller ends again and again for it. So many times one may end
+# after it has said so, for it cannot lead any more.
+lacks() { # KIND ROLE RESOURCE VERB TIMES COMMAND...
+    local said='' began=$SECONDS pod times again='' failed=''
+    right_of without "${@:1:4}"
+    ("${@:6}" >&2) || failed=yes
+    until [ -n "$said" ] || [ $((SECONDS - began)) -ge 400 ]; do sleep 3; said=$(says_missing "$4" "$3" $((SECONDS - began))); done
+    kubectl -n cleat-system get pods >&2; printf '%s\n' "$said" >&2
+    if [ -n "$said" ]; then
+        pod=${said%% *}; times=$(restarts "$pod" || echo 0)
+        sleep 90
+        again=$(($(restarts "$pod" || echo 1000) - times))
+    fi
+    right_of with
+    [ -n "$said" ] || die "no log says that the right to $4 $3 is missing"
+    [ -z "$failed" ] || die "without the right to $4 $3, '${*:6}' has failed"
+    [ "$again" -le "$5" ] || die "$pod has ended $again times in 90 s without the right to $4 $3: it may $5 times"
+    say "without the right to $4 $3: said, and ended $again times in 90 s after that"
+    until_true 180 'a leader that writes' leads_now
+    kubectl -n cleat-system rollout status deployment/cleat-controller --timeout=400s >&2
+}
+writes_anew() { no_pod; writing; }
+
+# One verb is missing, three times another one: what a start needs, what leading needs, and what nothing needs. A standby needs no
+# records, so of the first it is said once both are new, and one of them leads.
+trial_missing_right() {
+    lacks clusterrole cleat-controller cleatvolumes list 0 kubectl -n cleat-system rollout restart deployment/cleat-controller
+    writing
+    lacks role cleat-controller leases update 1 leads_no_more
+    goes_on 60; nobody_fenced 'nobody led'
+    lacks clusterrole cleat-controller events create 0 writes_anew
+    goes_on 60; no_pod
+}
+leads_no_more() { until_true 60 'the end of the one that leads' stands_still_now; }
+stands_still_now() { local was; was=$(renewed); sleep 7; [ "$(renewed)" = "$was" ]; }

@@ -56,8 +56,8 @@ trial_frozen_leader() {
     until_true 240 'two controllers' both_ready
 }
 
-machine() { # NODE stop|cont: all of it, its clocks too
-    { echo '{"execute":"qmp_capabilities"}'; sleep 0.2; echo "{\"execute\":\"$2\"}"; sleep 0.5; } | socat -t 5 - "UNIX-CONNECT:$cluster/$1.qmp" | grep -c '"return"' | grep -q 2 ||
+machine() { # NODE COMMAND [ARGUMENTS]: to its QEMU; stop and cont are of all of it, its clocks too
+    { echo '{"execute":"qmp_capabilities"}'; sleep 0.2; echo "{\"execute\":\"$2\"${3:+,\"arguments\":$3}}"; sleep 0.5; } | socat -t 5 - "UNIX-CONNECT:$cluster/$1.qmp" | grep -c '"return"' | grep -q 2 ||
         die "the machine $1 does not $2"
 }
 

@@ -29,7 +29,6 @@ migration_is() { # VOLUME RESULT NODES
     local now; now=$(kubectl get cleatvolume "$1" -o jsonpath='{.spec.record.migration.result} {.spec.record.attachments[*].node}' 2>/dev/null) &&
         [ "$now" = "$2 $3" ]
 }
-has_event() { [ -n "$(kubectl get events -A --field-selector="reason=$1" --no-headers 2>/dev/null | grep -F "$2")" ]; } # REASON VOLUME
 
 aim() { # SCENE
     case $1 in
@@ -46,7 +45,7 @@ trial_migration() {
         volume=$(vm_disk "vm-$scene" 300)
         kubevirt "$scene" --node node-a --node node-b --vm "$scene=vm-$scene" >&2
         until_true 240 "$scene to be $result, with $node alone" migration_is "$volume" "$result" "$node"
-        until_true 60 "an Event $event" has_event "$event" "$volume"
+        for event in MigrationStarted "$event"; do until_true 60 "an Event $event" has_event "$event" "$volume"; done
         nobody_fenced "a VM has moved ($scene)"
         no_vms "vm-$scene" "$volume"
         say "$scene: $result, and the volume on $node alone"

@@ -19,6 +19,62 @@ trial_registry_wiped() {
     writing; kubectl uncordon node-b >&2; no_pod
 }
 
+boots() { grep -c NODE-UP "$cluster/logs/$1.console"; } # NODE: so often its machine has come up
+booted_again() { [ "$(boots "$1")" -gt "$2" ]; } # NODE BEFORE
+boot_of() { on_node "$1" 'echo "BOOT $(cat /proc/sys/kernel/random/boot_id)"' | sed -n 's/^BOOT //p'; } # NODE
+# Who has it by its record, how far that has come, under which boot this was proven, and which grant it is.
+has_it() { kubectl get cleatvolume "$1" -o jsonpath='{range .spec.record.attachments[*]}{.node} {.phase.type} {.bootId} {.epoch}{end}'; } # VOLUME
+has_it_as() { [ "$(has_it "$1")" = "$2" ]; } # VOLUME WHAT
+asks() { kubectl get volumeattachment -o jsonpath='{range .items[*]}{.metadata.uid} {.spec.nodeName} {.status.attached}{end}'; }
+container_again() { local now; now=$(begun_again) && [ "${now:-0}" -gt 0 ]; }
+
+# A node loses power under a pod that writes, and comes back as the same node. Nobody asks anew: the VolumeAttachment stays, the
+# kubelet begins the container again, and the agent connects under the same grant, by another boot. The detach after that rests on
+# this boot.
+trial_power_cycle() {
+    local node volume boot grant asked pod up again times evidence
+    writing
+    node=$(node_of writes default) volume=$(volume_of writes) asked=$(asks) pod=$(kubectl get pod writes -o jsonpath='{.metadata.uid}')
+    boot=$(boot_of "$node") grant=$(has_it "$volume")
+    [[ $grant == "$node ready $boot "?* ]] || die "the record of $volume is not of $node, ready, in the boot $boot: $grant"
+    grant=${grant##* }
+    # The folder of containers has a file system without a journal: only what was a second ago is to be lost.
+    on_node "$node" 'sync && echo SYNCED' | grep -q SYNCED || die "$node does not write out what it has"
+    up=$(boots "$node"); say "$node loses power; the leader is on $(node_of "$(leader)")"
+    machine "$node" set-action '{"reboot":"reset"}'; machine "$node" system_reset; machine "$node" set-action '{"reboot":"shutdown"}'
+    until_true 240 "the machine $node" booted_again "$node" "$up"
+    runs_pods "$node" || die "the kubelet of $node was not started; look in $cluster/logs/$node.setup"
+    until_true 600 "the container of the pod on $node" container_again
+    kubectl wait --for=condition=Ready pod/writes --timeout=180s >&2
+    [ "$(kubectl get pod writes -o jsonpath='{.metadata.uid}')" = "$pod" ] || die 'the pod is another one'
+    times=$(begun_again); goes_on 60 "$times"
+    again=$(boot_of "$node")
+    [ -n "$again" ] && [ "$again" != "$boot" ] || die "$node has not begun again: its boot was $boot, and is $again"
+    [ "$(asks)" = "$asked" ] || die "the VolumeAttachment was $asked, and is $(asks)"
+    until_true 60 "$node, ready in the boot $again under the grant $grant, in the record" has_it_as "$volume" "$node ready $again $grant"
+    goes_on 60 "$times"; nobody_fenced "$node had no power for a while"
+    kubectl delete pod writes --timeout=120s >&2
+    until_true 180 'a detach' nothing_attached # the bound for writes on their way counts from the reboot
+    evidence=$(kubectl get cleatvolume "$volume" -o jsonpath='{.spec.record.pastEvidence[0]}'); say "detached: $evidence"
+    [[ $evidence == *'"type":"agent-absent"'* && $evidence == *"\"bootId\":\"$again\""* ]] || die "the detach does not rest on the agent in the boot $again"
+    kubectl delete pvc writes --timeout=120s >&2; gone "$volume"
+    until_true 60 'all agents at the leader' all_agents
+    until_true 300 'two controllers' both_ready
+}
+
+# One more VolumeAttachment asks for an RWO volume, of the other node: it is refused by its code, with the node that has the volume,
+# and an Event says so. Nothing is left of it, and the pod goes on.
+trial_conflict() {
+    local node volume other
+    writing
+    node=$(node_of writes default) volume=$(volume_of writes)
+    case $node in node-a) other=node-b ;; *) other=node-a ;; esac
+    inside python3 "$here/conflict.py" https://127.0.0.1:16443 admin-token "$volume" "$other" "$node" >&2
+    until_true 60 'an Event AttachmentConflict' has_event AttachmentConflict "$volume"
+    record_is "$volume" "$node" || die "the record says that the volume is on: $(has_it "$volume")"
+    goes_on 60; nobody_fenced 'two nodes wanted a volume'; no_pod; gone "$volume"
+}
+
 none_on() { local all; all=$(attachments) && ! grep -q "^$1 " <<<"$all"; } # NODE
 
 # A node with so many pods is drained: all of them run on the other one, and nothing is left behind.
@@ -83,6 +139,7 @@ trial_node_deleted() {
     moves 900; proven_by_fence
     links "$from" up; kubelet_again "$from"
     came_back
+    until_true 60 'an Event NodeReadmitted' has_event NodeReadmitted "$volume"
 }
 
 # Nobody marks the node that is cut off: after six minutes Kubernetes asks for the detach, whatever the node does.
@@ -96,6 +153,7 @@ trial_force_detach() {
     moves 300; proven_by_fence
     links "$from" up
     came_back
+    until_true 60 'an Event NodeReadmitted' has_event NodeReadmitted "$volume"
 }
 
 # The same, where only the kubelet is dead: the agent is heard, a container goes on writing, and the detach is refused, because the

@@ -42,6 +42,35 @@ trial_all_records_removed() { # [PODS]
     no_pods records
     until_true 240 'two controllers' both_ready
 }
+
+writes_to_all() { # NODE: to whatever it has (writer.sh)
+    on_node "$1" "cat >/run/writer <<'K'
+$(cat "$here/writer.sh")
+K
+(setsid bash /run/writer </dev/null >/dev/null 2>&1 &); echo WRITES" | grep -q WRITES || die "nothing writes on $1"
+}
+writes_no_more() { on_node "$1" 'rm -f /run/writes; echo ENDED' | grep -q ENDED || die "what writes on $1 was not ended"; } # NODE
+nodes_recorded() { [ "$(kubectl get cleatnodes -o jsonpath='{.items[*].metadata.name}')" = 'node-a node-b' ]; }
+
+# Every record is removed by force, of volumes and of nodes, again and again, while 8 volumes go to and fro and are written to; each
+# second time the leader goes as well. What is judged is as in the cycles, and that no node writes to a volume that it is off.
+trial_records_under_load() { # [CYCLES]
+    local volumes node; volumes=$(claims load 8)
+    cat >"$cluster/written.sh" <<K
+exec "$built/rig" exec $(cat "$cluster/run") rds -- sh -c 'file=\$(find /data/rds -type f -name "*\$1*" | head -n 1)
+    for block in 0 1; do dd if="\$file" bs=4096 skip=\$block count=1 2>/dev/null | tr -d "\\0 \\n"; echo; done' written "\${1#pvc-}"
+K
+    for node in node-a node-b; do writes_to_all "$node"; done
+    inside python3 "$here/cycles.py" --written "sh $cluster/written.sh" https://127.0.0.1:16443 admin-token "${1:-6}" \
+        "python3 $here/records.py https://127.0.0.1:16443 admin-token" $volumes
+    for node in node-a node-b; do writes_no_more "$node"; done
+    # The last one may have kept in memory what no record says: now what is stored has to do.
+    until_true 60 'a leader' some_leader; new_leader
+    until_true 120 'the records of both nodes' nodes_recorded
+    # shellcheck disable=SC2086 # one argument a volume
+    no_claims load; gone $volumes
+    until_true 240 'two controllers' both_ready
+}
 placed() { kubectl get pods -o jsonpath='{range .items[*]}{.metadata.labels.app}:{.spec.nodeName}{"\n"}{end}' | sort | paste -sd' '; }
 all_recorded() {
     local attached recorded
