@@ -34,6 +34,33 @@ fn a_volume_attachment_of_ours_names_its_volume_by_what_was_answered() {
     assert_eq!(attachment(object("other.io"), "cleat.io"), None);
 }
 
+#[test]
+fn a_volume_is_shared_only_where_it_is_read_write_many_and_block() {
+    let of = |modes: Value, mode: Value| {
+        let spec = json!({
+            "accessModes": modes, "volumeMode": mode, "csi": {"driver": "cleat.io", "volumeHandle": "vol-1"},
+        });
+        let object = json!({"metadata": {"name": "pv-1"}, "spec": spec});
+        volume(serde_json::from_value(object).unwrap_or_default(), "cleat.io").map(|seen| seen.shared_block)
+    };
+    let (many, once) = (json!(["ReadWriteOnce", "ReadWriteMany"]), json!(["ReadWriteOnce"]));
+    assert_eq!(of(many.clone(), json!("Block")), Some(true));
+    for (modes, mode) in [
+        (many.clone(), json!("Filesystem")),
+        // Kubernetes takes that for Filesystem.
+        (many, Value::Null),
+        (once, json!("Block")),
+        (json!(["ReadOnlyMany"]), json!("Block")),
+        (Value::Null, json!("Block")),
+        (Value::Null, Value::Null),
+    ] {
+        assert_eq!(of(modes.clone(), mode.clone()), Some(false), "{modes} {mode}");
+    }
+    let other =
+        json!({"metadata": {"name": "pv-1"}, "spec": {"csi": {"driver": "other.io", "volumeHandle": "x"}}});
+    assert_eq!(volume(serde_json::from_value(other).unwrap_or_default(), "cleat.io"), None);
+}
+
 const VOLUME: &str = "pv-1";
 const NODE: &str = "node-a";
 

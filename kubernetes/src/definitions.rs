@@ -12,6 +12,7 @@ use schemars::JsonSchema;
 use serde_json::{Value, json};
 
 use crate::api::{ApiError, ApiServer};
+pub use crate::schema::NoDefinition;
 use crate::schema::structural;
 
 /// The API group of everything that is Cleat's.
@@ -50,8 +51,10 @@ struct CleatNodeSpec {
 }
 
 /// All definitions: of the records, and of tickets.
-#[must_use]
-pub fn all() -> Vec<CustomResourceDefinition> {
+///
+/// # Errors
+/// If there is none of a type, which is a mistake in it.
+pub fn all() -> Result<Vec<CustomResourceDefinition>, NoDefinition> {
     let volumes = json!([
         {"name": "Nodes", "type": "string", "jsonPath": ".status.nodes"},
         {"name": "Access", "type": "string", "jsonPath": ".spec.record.spec.access"},
@@ -64,18 +67,22 @@ pub fn all() -> Vec<CustomResourceDefinition> {
         {"name": "Node UID", "type": "string", "jsonPath": ".spec.record.uid", "priority": 1},
         {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
     ]);
-    let definitions = [
-        definition("CleatVolume", "cleatvolumes", &structural::<CleatVolumeSpec>(), &volumes),
-        definition("CleatNode", "cleatnodes", &structural::<CleatNodeSpec>(), &nodes),
-    ];
-    let records = definitions.into_iter().filter_map(|definition| serde_json::from_value(definition).ok());
-    // Last: who may not define tickets defines the records all the same.
-    records.chain(crate::tickets::definition()).collect()
+    Ok(vec![
+        definition("CleatVolume", "cleatvolumes", &structural::<CleatVolumeSpec>()?, &volumes)?,
+        definition("CleatNode", "cleatnodes", &structural::<CleatNodeSpec>()?, &nodes)?,
+        // Last: who may not define tickets defines the records all the same.
+        crate::tickets::definition()?,
+    ])
 }
 
-fn definition(kind: &str, plural: &str, spec: &Value, columns: &Value) -> Value {
+fn definition(
+    kind: &str,
+    plural: &str,
+    spec: &Value,
+    columns: &Value,
+) -> Result<CustomResourceDefinition, NoDefinition> {
     let text = json!({"type": "string"});
-    json!({
+    let definition = json!({
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
         "metadata": {
@@ -107,7 +114,8 @@ fn definition(kind: &str, plural: &str, spec: &Value, columns: &Value) -> Value 
                 }},
             }],
         },
-    })
+    });
+    Ok(serde_json::from_value(definition)?)
 }
 
 /// Makes the cluster know them as this program does. What a newer one has made stays: an older form would leave out of
@@ -118,7 +126,8 @@ fn definition(kind: &str, plural: &str, spec: &Value, columns: &Value) -> Value 
 pub async fn install(server: &ApiServer) -> Result<(), (String, ApiError)> {
     let api: Api<CustomResourceDefinition> = Api::all(server.client.clone());
     let by = PatchParams::apply(FIELD_MANAGER).force();
-    for definition in all() {
+    let definitions = all().map_err(|error| (GROUP.to_owned(), ApiError::Refused(error.to_string())))?;
+    for definition in definitions {
         let name = definition.name_any();
         let there = match server.ask(api.get_metadata(&name)).await {
             Ok(there) => there.annotations().get(REVISION_AT).and_then(|text| text.parse().ok()).unwrap_or(0),
@@ -143,7 +152,7 @@ mod tests {
 
     #[test]
     fn each_kind_has_a_definition_whose_schema_has_no_choice_left() {
-        let definitions = all();
+        let definitions = all().expect("a definition of each");
         assert_eq!(definitions.len(), 3);
         assert!(definitions.iter().all(|definition| definition.annotations().contains_key(REVISION_AT)));
         let text = serde_json::to_string(&definitions).unwrap_or_default();

@@ -224,17 +224,18 @@ impl ClusterRecords {
                 (None, None) => return Ok(Written::GONE),
                 (None, Some(value)) => match self.create(&api, term, write, value).await {
                     Err(ApiError::NotFound) => return Err(ApiError::NotFound.into()),
-                    made => made,
+                    made => made.map_err(WriteError::from),
                 },
                 (Some(version), Some(value)) => {
                     let spec = spec(term, value);
-                    self.replace(&api, write.name, version, &spec, finalizers.take()).await
+                    let made = self.replace(&api, write.name, version, &spec, finalizers.take()).await;
+                    made.map_err(WriteError::from)
                 }
-                (Some(version), None) => self.remove(&api, write.name, version).await,
+                (Some(version), None) => self.remove(&api, write.name, version, &may_send).await,
             };
             match made {
-                Err(ApiError::Conflict | ApiError::NotFound) => {}
-                made => return Ok(made?),
+                Err(WriteError::Api(ApiError::Conflict | ApiError::NotFound)) => {}
+                made => return made,
             }
             let found = match self.server.ask(api.get(write.name)).await {
                 Ok(object) => object,
@@ -328,10 +329,19 @@ impl ClusterRecords {
     }
 
     /// Takes the finalizer off, and deletes what is left, if it is still that version.
-    async fn remove(&self, api: &Api<DynamicObject>, name: &str, version: u64) -> Result<Written, ApiError> {
+    async fn remove(
+        &self,
+        api: &Api<DynamicObject>,
+        name: &str,
+        version: u64,
+        may_send: impl Fn() -> bool,
+    ) -> Result<Written, WriteError> {
         let there = self.server.ask(api.get(name)).await?;
         if self::version(&there)? != version {
-            return Err(ApiError::Conflict);
+            return Err(ApiError::Conflict.into());
+        }
+        if !may_send() {
+            return Err(WriteError::NotOurs);
         }
         let others: Vec<_> = there.finalizers().iter().filter(|name| *name != FINALIZER).collect();
         let patch = vec![
@@ -344,7 +354,11 @@ impl ClusterRecords {
         }
         let only = Preconditions { resource_version: left.metadata.resource_version, uid: left.metadata.uid };
         let params = DeleteParams { preconditions: Some(only), ..DeleteParams::default() };
-        self.server.ask(api.delete(name, &params)).await.map(|_| Written::GONE)
+        if !may_send() {
+            return Err(WriteError::NotOurs);
+        }
+        self.server.ask(api.delete(name, &params)).await?;
+        Ok(Written::GONE)
     }
 
     async fn patch(
@@ -427,3 +441,7 @@ fn read(kind: Kind, object: &DynamicObject) -> Result<RecordObject, ApiError> {
     let (name, status) = (object.name_any(), object.data.get("status").cloned());
     Ok(RecordObject { kind, name, version, term, value, deleting, unguarded, status })
 }
+
+#[cfg(test)]
+#[path = "records_tests.rs"]
+mod tests;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{TicketSpec, TicketStatus};
 use crate::definitions::{GROUP, REVISION, REVISION_AT, VERSION};
-use crate::schema::structural;
+use crate::schema::{NoDefinition, structural};
 
 pub(super) const ONE_SUBJECT: &str = "it has to name either a claim of its namespace or a volume";
 const SAME_WISH: &str = "a ticket stays for one volume and one type; make another one";
@@ -19,9 +19,12 @@ pub fn resource() -> ApiResource {
 }
 
 /// The definition of tickets.
-#[must_use]
-pub fn definition() -> Option<CustomResourceDefinition> {
-    let mut spec = structural::<TicketSpec>();
+///
+/// # Errors
+/// If there is none of the type, which is a mistake in it.
+pub fn definition() -> Result<CustomResourceDefinition, NoDefinition> {
+    let mut spec = structural::<TicketSpec>()?;
+    let status = structural::<TicketStatus>()?;
     if let Some(types) = spec.pointer_mut("/properties/type/enum").and_then(Value::as_array_mut) {
         types.retain(|name| name != TicketType::Csi.name());
     }
@@ -70,10 +73,10 @@ pub fn definition() -> Option<CustomResourceDefinition> {
                     "type": "object",
                     "description": "Why a volume should be attached somewhere.",
                     "required": ["spec"],
-                    "properties": {"spec": spec, "status": structural::<TicketStatus>()},
+                    "properties": {"spec": spec, "status": status},
                 }},
             }],
         },
     });
-    serde_json::from_value(definition).ok()
+    Ok(serde_json::from_value(definition)?)
 }

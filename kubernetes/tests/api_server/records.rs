@@ -264,19 +264,6 @@ async fn a_record_that_a_person_removes_by_force_is_made_again() {
 
 #[tokio::test]
 #[ignore = "needs an API server: hack/test --only api-server"]
-async fn the_definitions_of_a_newer_program_stay() {
-    let cluster = cleat_api_server::Cluster::own();
-    let server = cleat_api_server::connect(&cluster.kubeconfig(), std::time::Duration::from_secs(20)).await;
-    definitions::install(&server).await.unwrap();
-    definitions::install(&server).await.unwrap();
-    cluster.kubectl(&["annotate", "crd", "cleatvolumes.cleat.io", "cleat.io/revision=9", "--overwrite"]);
-    let (name, refused) = definitions::install(&server).await.unwrap_err();
-    assert_eq!(name, "cleatvolumes.cleat.io");
-    assert!(matches!(&refused, ApiError::Refused(why) if why.contains("form 9")), "{refused:?}");
-}
-
-#[tokio::test]
-#[ignore = "needs an API server: hack/test --only api-server"]
 async fn a_nodes_record_is_not_written_over_one_of_another_host() {
     let (cluster, records) = records().await;
     let of = |host: &str, boot: &str| {
