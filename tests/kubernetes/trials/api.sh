@@ -189,7 +189,7 @@ lacks() { # KIND ROLE RESOURCE VERB TIMES COMMAND...
     until_true 180 'a leader that writes' leads_now
     kubectl -n cleat-system rollout status deployment/cleat-controller --timeout=400s >&2
 }
-writes_anew() { no_pod; writing; }
+goes_and_comes() { no_pod; writing; }
 
 # One verb is missing, three times another one: what a start needs, what leading needs, and what nothing needs. A standby needs no
 # records, so of the first it is said once both are new, and one of them leads.
@@ -198,7 +198,7 @@ trial_missing_right() {
     writing
     lacks role cleat-controller leases update 1 leads_no_more
     goes_on 60; nobody_fenced 'nobody led'
-    lacks clusterrole cleat-controller events create 0 writes_anew
+    lacks clusterrole cleat-controller events create 0 goes_and_comes
     goes_on 60; no_pod
 }
 leads_no_more() { until_true 60 'the end of the one that leads' stands_still_now; }

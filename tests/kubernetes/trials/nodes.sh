@@ -28,7 +28,7 @@ has_it_as() { [ "$(has_it "$1")" = "$2" ]; } # VOLUME WHAT
 asks() { kubectl get volumeattachment -o jsonpath='{range .items[*]}{.metadata.uid} {.spec.nodeName} {.status.attached}{end}'; }
 container_again() { local now; now=$(begun_again) && [ "${now:-0}" -gt 0 ]; }
 
-# A node loses power under a pod that writes, and comes back as the same node. Nobody asks anew: the VolumeAttachment stays, the
+# A node loses power under a pod that writes, and comes back as the same node. Nobody asks again: the VolumeAttachment stays, the
 # kubelet begins the container again, and the agent connects under the same grant, by another boot. The detach after that rests on
 # this boot.
 trial_power_cycle() {
