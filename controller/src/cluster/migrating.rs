@@ -229,10 +229,7 @@ fn lacks(record: &VolumeRecord, vm: &VmMigration) -> bool {
             known.stage >= vm.stage && (known.switched_at.is_some() || vm.switched_at.is_none())
         })
     };
-    // One of which nothing is known may be another try of one that is past.
-    let open = record.migration.as_ref().is_some_and(|now| !now.is_over() && now.vm.is_none());
-    let past = record.past_migrations.iter().filter(|_| !open);
-    !record.migration.iter().chain(past).any(knows)
+    !record.migration.iter().chain(&record.past_migrations).any(knows)
 }
 
 #[cfg(test)]

@@ -133,11 +133,10 @@ fn what_a_record_of_both_nodes_does_not_say_is_handed_over_again() {
     assert!(lacks(&record(&both, Some(&now)), &switched));
     let other = VmMigration { uid: MigrationUid::new("u-other").unwrap(), ..now.clone() };
     assert!(lacks(&record(&both, Some(&other)), &now));
-    let mut tried_again = record(&both, None);
-    let past = record(&both, Some(&now)).migration.unwrap();
-    tried_again.migration = Some(Migration { vm: None, ..past.clone() });
-    tried_again.past_migrations = vec![past];
-    assert!(lacks(&tried_again, &now), "the record has a migration of a VM, and does not say so");
+    let (mut next, past) = (record(&both, None), record(&both, Some(&now)).migration.unwrap());
+    next.migration = Some(Migration { vm: None, ..past.clone() });
+    next.past_migrations = vec![past];
+    assert!(!lacks(&next, &now), "it was followed by another one");
     for alone in [&["node-a"][..], &["node-b"], &[]] {
         assert!(!lacks(&record(alone, None), &now), "{alone:?}: there is no pair to say it of");
     }

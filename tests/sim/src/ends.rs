@@ -64,6 +64,7 @@ pub const SCENES: &[EndScene] = &[
     scene!(well::an_agent_killed_and_a_session_cut_change_no_result),
     scene!(well::an_api_server_that_is_away_ends_nothing),
     scene!(badly::a_target_that_never_gets_ready_is_a_failure),
+    scene!(badly::a_target_that_is_tried_again_is_a_failure_each_time),
     scene!(badly::one_that_is_called_off_is_rolled_back),
     scene!(badly::a_target_that_dies_is_fenced_and_rolled_back),
     scene!(badly::a_source_that_dies_before_the_switchover_is_a_failure),

@@ -11,12 +11,18 @@ use crate::{
 };
 
 impl VolumeRecord {
-    /// Another migration begins; the one before is kept for a while.
-    pub(super) fn migrates(&mut self, migration: Migration) {
-        if let Some(before) = self.migration.replace(migration) {
+    /// Another migration begins; the one before is kept for a while. Where only the target of that was off, and KubeVirt goes
+    /// on with it, this is another try of the same: what was reported then is not reported again.
+    pub(super) fn migrates(&mut self, mut migration: Migration) {
+        if let Some(before) = self.migration.take() {
+            let same_way = (&before.source, &before.target) == (&migration.source, &migration.target);
+            if migration.vm.is_none() && same_way && before.left == Some(Side::Target) {
+                migration.vm = before.vm.clone().filter(|vm| !vm.stage.is_final());
+            }
             self.past_migrations.insert(0, before);
             self.past_migrations.truncate(Self::PAST_MIGRATIONS);
         }
+        self.migration = Some(migration);
         // What was counted was about the one before.
         self.attachments.iter_mut().for_each(|a| (a.counting, a.verified) = (None, None));
         self.set_roles();
@@ -31,19 +37,10 @@ impl VolumeRecord {
         (self.spec.access == Access::RwxBlock).then_some(sides)
     }
 
-    /// Whether this migration of a VM was followed by another one. One whose target was off again was not: it is tried
-    /// again.
+    /// Whether this migration of a VM was followed by another one.
     fn is_past(&self, seen: &VmMigration) -> bool {
         let is = |m: &Migration| m.vm.as_ref().is_some_and(|vm| vm.uid == seen.uid);
-        let Some(past) = self.past_migrations.iter().find(|past| is(past)) else {
-            return false;
-        };
-        let tried_again = |now: &Migration| {
-            let same_way = seen.goes(&now.source, &now.target) && seen.goes(&past.source, &past.target);
-            let unknown = !now.is_over() && now.vm.is_none() && !seen.stage.is_final();
-            is(now) || (unknown && same_way && past.left == Some(Side::Target))
-        };
-        !self.migration.as_ref().is_some_and(tried_again)
+        self.past_migrations.iter().any(is) && !self.migration.as_ref().is_some_and(is)
     }
 
     /// Who is the source by the migration under way, where one is; else who had it first.
@@ -71,9 +68,10 @@ impl Transition<'_> {
         if record.migration.as_ref().is_some_and(|m| !m.is_over()) {
             return;
         }
-        let migration = Migration::begin(source, target, now, record.spec.migration_timeout_ms);
-        record.migrates(migration.clone());
-        self.migration_notice(volume, migration, MigrationStep::Granted);
+        record.migrates(Migration::begin(source, target, now, record.spec.migration_timeout_ms));
+        if let Some(migration) = record.migration.clone() {
+            self.migration_notice(volume, migration, MigrationStep::Granted);
+        }
     }
 
     /// What KubeVirt reports of a volume's VM. A report replaces the one before it that could not be taken in yet.

@@ -7,6 +7,11 @@ fn record(b: &Harness) -> &Migration {
     b.core.volumes[&v()].migration.as_ref().expect("a record")
 }
 
+/// Which migration of the VM it is.
+fn uid(b: &Harness) -> Option<&str> {
+    record(b).vm.as_ref().map(|vm| vm.uid.as_str())
+}
+
 fn roles(b: &Harness) -> Vec<(&str, Role)> {
     b.core.volumes[&v()].attachments.iter().map(|a| (a.node.as_str(), a.role)).collect()
 }
@@ -160,25 +165,28 @@ fn an_older_migrations_report_changes_nothing() {
     assert_eq!((b.effects.len(), &b.core.volumes), (0, &before), "its object is gone");
 }
 
+/// The target is let in, cannot use the device, and is off again.
+fn target_fails(b: &mut Harness) {
+    b.publish("bb", Access::RwxBlock);
+    b.rds(Ok(()));
+    b.agent(Outcome::Failed { clause: "paths".into(), message: "none is live".into(), nothing_left: true });
+    b.agent(Outcome::Absent(Absence::default()));
+    b.rds_does_all();
+}
+
 #[test]
 fn a_target_that_is_tried_again_is_of_the_same_migration() {
     let tried_again = || {
         let mut b = bench(able());
         b.attach("a", Access::RwxBlock);
+        // KubeVirt's report does not change meanwhile, so there is one.
         report(&mut b, seen(1, "a", "bb", VmStage::Preparing));
-        b.publish("bb", Access::RwxBlock);
-        b.rds(Ok(()));
-        b.agent(Outcome::Failed {
-            clause: "paths".into(),
-            message: "none is live".into(),
-            nothing_left: true,
-        });
-        b.agent(Outcome::Absent(Absence::default()));
-        b.rds_does_all();
-        assert_eq!((record(&b).result, record(&b).left), (MigrationResult::Failed, Some(Side::Target)));
+        for _ in 0..2 {
+            target_fails(&mut b);
+            assert_eq!((counted(&b), record(&b).left), (vec![MigrationResult::Failed], Some(Side::Target)));
+        }
         b.attach("bb", Access::RwxBlock);
-        report(&mut b, seen(1, "a", "bb", VmStage::Preparing));
-        assert_eq!(record(&b).vm.as_ref().map(|vm| vm.uid.as_str()), Some("uid-1"));
+        assert_eq!(uid(&b), Some("uid-1"));
         b
     };
     let mut b = tried_again();
@@ -189,6 +197,29 @@ fn a_target_that_is_tried_again_is_of_the_same_migration() {
     let mut b = tried_again();
     b.pass(timeout());
     assert_eq!((counted(&b), b.core.overdue()), (vec![MigrationResult::TimedOut], 1));
+}
+
+#[test]
+fn a_try_after_the_migrations_end_or_elsewhere_is_of_none() {
+    let failed = || {
+        let mut b = bench(able());
+        b.attach("a", Access::RwxBlock);
+        report(&mut b, seen(1, "a", "bb", VmStage::Preparing));
+        target_fails(&mut b);
+        b
+    };
+    for stage in [VmStage::Failed, VmStage::Aborted] {
+        let mut b = failed();
+        report(&mut b, seen(1, "a", "bb", stage));
+        b.attach("bb", Access::RwxBlock);
+        report(&mut b, seen(1, "a", "bb", stage));
+        assert_eq!(uid(&b), None, "{stage:?}: KubeVirt goes on with none");
+        report(&mut b, seen(2, "a", "bb", VmStage::Preparing));
+        assert_eq!((uid(&b), counted(&b)), (Some("uid-2"), vec![]), "{stage:?}: this is the next one");
+    }
+    let mut b = failed();
+    b.attach("ccc", Access::RwxBlock);
+    assert_eq!(uid(&b), None, "it goes to bb");
 }
 
 #[test]
@@ -219,13 +250,13 @@ fn who_is_on_its_way_out_is_a_side_once_it_was_let_in_again() {
         b.unpublish(leaves);
         let sent = b.effects.clone();
         report(&mut b, seen(2, source, leaves, VmStage::Preparing));
-        assert_eq!((counted(&b), record(&b).vm.as_ref().map(|vm| vm.uid.as_str())), (vec![], Some("uid-1")));
+        assert_eq!((counted(&b), uid(&b)), (vec![], Some("uid-1")));
         b.effects = sent;
         b.agent(absent("live"));
         b.rds_does_all();
         assert_eq!(counted(&b), [result]);
         b.attach(leaves, Access::RwxBlock);
-        assert_eq!(record(&b).vm.as_ref().map(|vm| vm.uid.as_str()), Some("uid-2"));
+        assert_eq!(uid(&b), Some("uid-2"));
         assert_eq!((&record(&b).source, &record(&b).target), (&n(source), &n(leaves)));
     }
 }
@@ -248,7 +279,7 @@ fn a_report_before_the_grant_is_taken_in_with_it() {
     report(&mut b, seen(1, "a", "bb", VmStage::Preparing));
     assert_eq!((b.effects.len(), &b.core.volumes[&v()].migration), (0, &None));
     b.attach("bb", Access::RwxBlock);
-    assert_eq!(record(&b).vm.as_ref().map(|vm| vm.uid.as_str()), Some("uid-1"));
+    assert_eq!(uid(&b), Some("uid-1"));
     assert!(b.core.volumes[&v()].past_migrations.is_empty());
     // What is called off before it is granted was none.
     let mut b = bench(able());
@@ -264,11 +295,11 @@ fn a_report_of_the_next_target_waits_for_who_leaves() {
     let mut b = shared(able());
     report(&mut b, seen(1, "a", "bb", VmStage::Failed));
     report(&mut b, seen(2, "a", "ccc", VmStage::Preparing));
-    assert_eq!(record(&b).vm.as_ref().map(|vm| vm.uid.as_str()), Some("uid-1"), "ccc does not have it");
+    assert_eq!(uid(&b), Some("uid-1"), "ccc does not have it");
     b.detach("bb", "live");
     b.rds_does_all();
     b.attach("ccc", Access::RwxBlock);
-    assert_eq!(record(&b).vm.as_ref().map(|vm| vm.uid.as_str()), Some("uid-2"));
+    assert_eq!(uid(&b), Some("uid-2"));
     assert_eq!((&record(&b).source, &record(&b).target), (&n("a"), &n("ccc")));
 }
 

@@ -41,6 +41,27 @@ pub(super) async fn a_target_that_never_gets_ready_is_a_failure(mut hand: Hand) 
     hand.counted(&[("failed", 1)], 0)
 }
 
+/// The attacher tries again while KubeVirt goes on with the migration, and says nothing new of it.
+pub(super) async fn a_target_that_is_tried_again_is_a_failure_each_time(mut hand: Hand) -> Came {
+    hand.vm_on(VOLUME, A).await?;
+    hand.order(Kind::Unlink(B, [false; PORTALS]), true);
+    hand.asks_to_move(0, B)?;
+    for step in [Step::Accepted, Step::TargetMade, Step::TargetPlaced] {
+        hand.play(0, &step)?;
+    }
+    // An agent gives up later than a request does, so not each try is another one.
+    hand.refused(VOLUME, B, 6).await?;
+    hand.unpublish(VOLUME, B).await;
+    hand.ended(VOLUME, "failed", "target").await?;
+    hand.play(0, &Step::TargetDied)?;
+    hand.only_on(VOLUME, Some(A)).await?;
+    let tries = hand.count("failed");
+    if tries < 2 {
+        return Err(format!("{tries} have failed: nothing was tried again"));
+    }
+    hand.counted(&[("failed", tries)], 0)
+}
+
 pub(super) async fn one_that_is_called_off_is_rolled_back(mut hand: Hand) -> Came {
     hand.vm_on(VOLUME, A).await?;
     let before = epoch_at_source(&hand).await?;

@@ -227,11 +227,16 @@ impl Hand {
         value.unwrap_or(0)
     }
 
+    /// So many were counted as this.
+    pub(super) fn count(&self, result: &str) -> u64 {
+        self.metric(&format!("cleat_controller_migrations_total{{result=\"{result}\"}} "))
+    }
+
     /// So many ended as each of these since the beginning, and none otherwise; as many are overdue now.
     pub(super) fn counted(&self, ends: &[(&str, u64)], overdue: u64) -> Came {
         for result in RESULTS {
             let wanted = ends.iter().find(|(of, _)| *of == result).map_or(0, |(_, count)| *count);
-            let found = self.metric(&format!("cleat_controller_migrations_total{{result=\"{result}\"}} "));
+            let found = self.count(result);
             if found != wanted {
                 return Err(format!("{found} were counted as {result}, and {wanted} are"));
             }
@@ -246,7 +251,7 @@ impl Hand {
     /// As many as that at most were counted as completed, in all lives of the controller together, and nothing else was: what
     /// was counted in a life that ended before it was noted is lost with it, and never counted twice.
     pub(super) fn completed_at_most(&self, most: u64) -> Came {
-        let found = self.metric("cleat_controller_migrations_total{result=\"completed\"} ");
+        let found = self.count("completed");
         if found > most {
             return Err(format!("{found} were counted, of {most}"));
         }
