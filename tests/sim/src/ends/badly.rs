@@ -62,13 +62,21 @@ pub(super) async fn a_target_that_is_tried_again_is_a_failure_each_time(mut hand
     hand.counted(&[("failed", tries)], 0)
 }
 
-pub(super) async fn one_that_is_called_off_is_rolled_back(mut hand: Hand) -> Came {
+pub(super) async fn one_that_is_called_off_is_rolled_back(hand: Hand) -> Came {
+    rolls_back(hand, &[Step::AbortAsked, Step::Aborted]).await
+}
+
+pub(super) async fn one_that_kubevirt_fails_to_do_is_rolled_back(hand: Hand) -> Came {
+    rolls_back(hand, &[Step::Failed]).await
+}
+
+async fn rolls_back(mut hand: Hand, steps: &[Step]) -> Came {
     hand.vm_on(VOLUME, A).await?;
     let before = epoch_at_source(&hand).await?;
     hand.asks_to_move(0, B)?;
     hand.goes_on(0, (A, B), &Step::Began).await?;
-    for step in [Step::AbortAsked, Step::Aborted] {
-        hand.play(0, &step)?;
+    for step in steps {
+        hand.play(0, step)?;
         sleep(Duration::from_millis(500)).await;
     }
     hand.unpublish(VOLUME, B).await;
@@ -92,6 +100,28 @@ pub(super) async fn a_target_that_dies_is_fenced_and_rolled_back(mut hand: Hand)
     hand.fenced(VOLUME, &[B]).await?;
     hand.only_on(VOLUME, Some(A)).await?;
     hand.counted(&[("rolled_back", 1)], 0)
+}
+
+pub(super) async fn a_target_that_dies_before_it_is_ready_is_a_failure(mut hand: Hand) -> Came {
+    hand.vm_on(VOLUME, A).await?;
+    hand.order(Kind::Unlink(B, [false; PORTALS]), true);
+    hand.asks_to_move(0, B)?;
+    for step in [Step::Accepted, Step::TargetMade, Step::TargetPlaced] {
+        hand.play(0, &step)?;
+    }
+    // Its agent is at it then.
+    let dies = async {
+        sleep(Duration::from_millis(1_500)).await;
+        hand.order(Kind::Destroy(B), true);
+    };
+    let (said, ()) = tokio::join!(hand.refused(VOLUME, B, 1), dies);
+    said?;
+    hand.play(0, &Step::TargetDied)?;
+    hand.unpublish(VOLUME, B).await;
+    hand.ended(VOLUME, "failed", "target").await?;
+    hand.fenced(VOLUME, &[B]).await?;
+    hand.only_on(VOLUME, Some(A)).await?;
+    hand.counted(&[("failed", 1)], 0)
 }
 
 /// The target keeps the volume until KubeVirt has come to an end of its own.
@@ -143,12 +173,9 @@ pub(super) async fn both_that_die_are_one_failure_and_nothing_is_left(mut hand: 
     hand.counted(&[("failed", 1)], 0)
 }
 
-pub(super) async fn past_its_time_it_is_timed_out_once_and_nobody_is_cut(mut hand: Hand) -> Came {
-    hand.universe.lock().migration_timeout_s = Some(30);
-    hand.vm_on(VOLUME, A).await?;
-    hand.asks_to_move(0, B)?;
-    hand.goes_on(0, (A, B), &Step::Began).await?;
-    let before = epoch_at_source(&hand).await?;
+/// Waits until the time of 30 s is over, and sees that nobody is cut off for it.
+async fn times_out(hand: &Hand) -> Came {
+    let before = epoch_at_source(hand).await?;
     hand.until("the time-out", 45_000, async |hand| {
         let ours = hand.migration(VOLUME).await?;
         match ours.result == "timed_out" && ours.overdue && ours.left.is_empty() {
@@ -159,9 +186,18 @@ pub(super) async fn past_its_time_it_is_timed_out_once_and_nobody_is_cut(mut han
     .await?;
     hand.counted(&[("timed_out", 1)], 1)?;
     let info = hand.volume(VOLUME).await?;
-    if info.attachments.len() != 2 || epoch_at_source(&hand).await? != before {
-        return Err(format!("somebody was cut off: {info:?}"));
+    match info.attachments.len() == 2 && epoch_at_source(hand).await? == before {
+        true => Ok(()),
+        false => Err(format!("somebody was cut off: {info:?}")),
     }
+}
+
+pub(super) async fn past_its_time_it_is_timed_out_once_and_nobody_is_cut(mut hand: Hand) -> Came {
+    hand.universe.lock().migration_timeout_s = Some(30);
+    hand.vm_on(VOLUME, A).await?;
+    hand.asks_to_move(0, B)?;
+    hand.goes_on(0, (A, B), &Step::Began).await?;
+    times_out(&hand).await?;
     let said = hand.refused(VOLUME, C, 1).await?;
     if !["node-a", "node-b", "30 s"].iter().all(|word| said.contains(word)) {
         return Err(format!("the third is refused for something else: {said}"));
@@ -176,6 +212,24 @@ pub(super) async fn past_its_time_it_is_timed_out_once_and_nobody_is_cut(mut han
     hand.moves(0, (B, C)).await?;
     hand.ended(VOLUME, "completed", "source").await?;
     hand.counted(&[("timed_out", 1), ("completed", 1)], 0)
+}
+
+/// What KubeVirt has begun goes on counting, whatever becomes of it meanwhile.
+pub(super) async fn an_api_server_that_is_away_stops_no_time_limit(mut hand: Hand) -> Came {
+    hand.universe.lock().migration_timeout_s = Some(30);
+    hand.vm_on(VOLUME, A).await?;
+    hand.asks_to_move(0, B)?;
+    hand.goes_on(0, (A, B), &Step::Began).await?;
+    sleep(Duration::from_secs(1)).await;
+    hand.universe.lock().kubevirt.is_silent = true;
+    hand.goes_on(0, (A, B), &Step::Completed).await?;
+    times_out(&hand).await?;
+    hand.universe.lock().kubevirt.is_silent = false;
+    hand.play(0, &Step::SourceEnds)?;
+    hand.unpublish(VOLUME, A).await;
+    hand.ended(VOLUME, "timed_out", "source").await?;
+    hand.only_on(VOLUME, Some(B)).await?;
+    hand.counted(&[("timed_out", 1)], 0)
 }
 
 pub(super) async fn without_kubevirt_it_is_unattributed_and_never_overdue(mut hand: Hand) -> Came {
