@@ -46,9 +46,9 @@ fn candidate() -> Candidate {
 
 /// A candidate that waits, what it tells others, and what the API server answers it.
 fn waits() -> (tokio::task::JoinHandle<WaitEnded>, watch::Receiver<Standby>, Arc<AtomicU16>) {
-    let ((server, code), (told, standby)) = (server(), watch::channel(Standby::default()));
+    let ((server, code), (shown, standby)) = (server(), watch::channel(Standby::default()));
     let waiting = tokio::spawn(async move {
-        let ended = candidate().acquire(server, &told, &CancellationToken::new()).await;
+        let ended = candidate().acquire(server, &shown, &CancellationToken::new()).await;
         ended.map(|claim| claim.is_some()).expect_err("another one has it")
     });
     (waiting, standby, code)
