@@ -66,7 +66,7 @@ impl Renewable for HttpClient {
 
     fn expiries(&self) -> Vec<Expiry> {
         let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        let ca = Expiry::of_first("rds-ca", "--rds-ca", &current.cas);
+        let ca = Expiry::of_cas("rds-ca", "--rds-ca", &current.cas);
         let shown = self.shown.until().map(|at| Expiry { of: "rds", option: "shown by the RDS", at });
         ca.into_iter().chain(shown).collect()
     }

@@ -183,7 +183,7 @@ impl ServerCertVerifier for Noting {
         let verified =
             self.of_ca.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)?;
         // Only the RDS's own: the verified way to the CA need not use the other certificates of the chain.
-        let until = Expiry::of_first("rds", "", std::slice::from_ref(end_entity));
+        let until = Expiry::of_chain("rds", "", std::slice::from_ref(end_entity));
         *self.shown.0.lock().unwrap_or_else(PoisonError::into_inner) = until.map(|expiry| expiry.at);
         Ok(verified)
     }

@@ -175,9 +175,13 @@ async fn a_ca_file_that_is_swapped_counts_for_connections_that_are_there() {
     swap(&dir, "3", &other.cert.pem());
     assert!(files.refresh().unwrap());
     assert_eq!(way(&rds).await, Way::Tls, "the connection that was there rested on another CA");
-    swap(&dir, "4", &pem);
+    let mut before = rcgen::CertificateParams::new(vec![]).unwrap();
+    before.not_after = rcgen::date_time_ymd(2000, 1, 1);
+    let before = before.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
+    swap(&dir, "4", &format!("{}{pem}", before.pem()));
     assert!(files.refresh().unwrap());
     rds.resource().await.unwrap();
+    assert_eq!(files.expiries()[0].at, ends[0].at, "the one before has ended, and is not needed");
 }
 
 #[tokio::test]

@@ -153,7 +153,12 @@ pub(super) fn read(certificate: &CertificateDer<'_>) -> Option<Said> {
 
 /// The last moment at which all of these are valid.
 pub(super) fn until(chain: &[CertificateDer<'_>]) -> Option<SystemTime> {
-    chain.iter().map(|certificate| read(certificate).map_or(UNIX_EPOCH, |said| said.not_after)).min()
+    ends(chain).min()
+}
+
+/// When each of them ends; one that cannot be read has ended.
+pub(super) fn ends(certificates: &[CertificateDer<'_>]) -> impl Iterator<Item = SystemTime> {
+    certificates.iter().map(|certificate| read(certificate).map_or(UNIX_EPOCH, |said| said.not_after))
 }
 
 /// The user of a cluster that a certificate of its client CA names, as an API server reads it.

@@ -6,6 +6,7 @@
 //! Always holds: a file that cannot be used changes nothing that works. A renewal by rename or by symlink
 //! swap, as the kubelet does it, is seen within [`EVERY`].
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -35,14 +36,17 @@ pub struct Expiry {
 }
 
 impl Expiry {
-    /// When the first of these certificates ends; `None` if there are none.
+    /// When a chain ends, with the first of its certificates; `None` if there are none.
     #[must_use]
-    pub fn of_first(
-        of: &'static str,
-        option: &'static str,
-        certificates: &[CertificateDer<'_>],
-    ) -> Option<Self> {
-        Some(Self { of, option, at: super::peer::until(certificates)? })
+    pub fn of_chain(of: &'static str, option: &'static str, chain: &[CertificateDer<'_>]) -> Option<Self> {
+        Some(Self { of, option, at: super::peer::until(chain)? })
+    }
+
+    /// When a file of CAs ends, with the last of them; `None` if there are none. The others may be those of before, which
+    /// stay there until they end: as long as one is valid, whoever shows a certificate of that one is believed.
+    #[must_use]
+    pub fn of_cas(of: &'static str, option: &'static str, cas: &[CertificateDer<'_>]) -> Option<Self> {
+        Some(Self { of, option, at: super::peer::ends(cas).max()? })
     }
 
     /// How long it is still valid; zero if it is over.
@@ -104,12 +108,15 @@ impl Renewable for ClientTlsArgs {
     }
 
     fn expiries(&self) -> Vec<Expiry> {
-        let files = [("client", "--tls-cert", &self.tls_cert), ("server-ca", "--tls-ca", &self.tls_ca)];
-        let read = files.into_iter().filter_map(|(of, option, file)| {
+        let read = |option, file: &Option<PathBuf>| {
             let pem = super::certificates(option, file.as_ref()?).ok()?;
-            Expiry::of_first(of, option, &super::parsed(&pem))
-        });
-        read.collect()
+            Some(super::parsed(&pem))
+        };
+        let own = read("--tls-cert", &self.tls_cert);
+        let cas = read("--tls-ca", &self.tls_ca);
+        let own = own.and_then(|chain| Expiry::of_chain("client", "--tls-cert", &chain));
+        let cas = cas.and_then(|cas| Expiry::of_cas("server-ca", "--tls-ca", &cas));
+        own.into_iter().chain(cas).collect()
     }
 }
 
@@ -172,5 +179,33 @@ mod tests {
         assert!(soon.contains("--tls-cert") && soon.contains("in 2days"), "{soon}");
         let over = Expiry { of: "client", option: "--tls-cert", at: UNIX_EPOCH }.complaint().expect("over");
         assert!(over.contains("expired at 1970-01-01T00:00:00Z"), "{over}");
+    }
+
+    fn ending_in(year: i32) -> String {
+        let mut params = rcgen::CertificateParams::new(vec![]).expect("params");
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
+        params.self_signed(&rcgen::KeyPair::generate().expect("key")).expect("certificate").pem()
+    }
+
+    #[test]
+    fn a_ca_file_is_complained_of_with_its_last_ca_and_a_chain_with_its_first() {
+        let dir = tempfile::tempdir().expect("dir");
+        let file = dir.path().join("certificates.pem");
+        let client =
+            ClientTlsArgs { tls_ca: Some(file.clone()), tls_cert: Some(file.clone()), ..Default::default() };
+        let (over, valid) = (ending_in(2000), ending_in(2999));
+        for (pem, complained_of) in [
+            (format!("{over}{valid}"), &["client"][..]),
+            (format!("{valid}{over}"), &["client"]),
+            (valid.clone(), &[]),
+            (over.clone(), &["client", "server-ca"]),
+        ] {
+            std::fs::write(&file, &pem).expect("write");
+            let ends = client.expiries();
+            assert_eq!(ends.iter().map(|end| end.of).collect::<Vec<_>>(), ["client", "server-ca"]);
+            let said: Vec<_> =
+                ends.iter().filter(|end| end.complaint().is_some()).map(|end| end.of).collect();
+            assert_eq!(said, complained_of, "{pem}");
+        }
     }
 }

@@ -7,7 +7,6 @@
 //! Always holds: a client without a certificate of a given CA fails in the handshake. No session is resumed,
 //! so that no connection outlives what proved it. Files that cannot be used change nothing, and are
 //! complained about until they can.
-//! nothing, and are complained of until they can.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -102,9 +101,8 @@ impl ServerTls {
             ("agent-ca", ClientKind::Node.ca_option(), &current.read.agent_ca),
             ("operator-ca", ClientKind::Operator.ca_option(), &current.read.operator_ca),
         ];
-        let ends = files
-            .into_iter()
-            .filter_map(|(of, option, pem)| Expiry::of_first(of, option, &super::parsed(pem)));
+        let ends =
+            files.into_iter().filter_map(|(of, option, pem)| Expiry::of_cas(of, option, &super::parsed(pem)));
         ends.collect()
     }
 

@@ -89,6 +89,33 @@ fn a_wrong_file_is_named_with_its_option() {
 }
 
 #[test]
+fn a_ca_of_clients_that_has_ended_beside_a_valid_one_is_no_complaint() {
+    let dir = tempfile::tempdir().expect("dir");
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    for prefix in ["agents", "operators"] {
+        make(dir.path(), prefix);
+    }
+    let mut before = CertificateParams::new(vec![]).expect("params");
+    before.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    before.not_after = rcgen::date_time_ymd(2000, 1, 1);
+    let before = before.self_signed(&KeyPair::generate().expect("key")).expect("CA").pem();
+    let valid = std::fs::read_to_string(path("agents-ca.pem")).expect("read");
+    let files = ServerFiles {
+        cert: path("agents.pem").into(),
+        key: path("agents.key").into(),
+        agent_ca: path("agents-ca.pem").into(),
+        operator_ca: path("operators-ca.pem").into(),
+    };
+    for (pem, complained_of) in [(before.clone(), &["agent-ca"][..]), (format!("{before}{valid}"), &[])] {
+        write(dir.path(), "agents-ca.pem", &pem);
+        let tls = ServerTls::load(ClientKind::Node, files.clone()).expect("files that can be used");
+        let ends = renew::Renewable::expiries(&tls);
+        let said: Vec<_> = ends.iter().filter(|end| end.complaint().is_some()).map(|end| end.of).collect();
+        assert_eq!(said, complained_of);
+    }
+}
+
+#[test]
 fn clients_without_a_ca_are_never_served_over_tls() {
     let missing = load(&["--tls-cert", "a", "--tls-key", "b"], loopback()).unwrap_err();
     assert!(missing.contains("--agent-client-ca"), "{missing}");
