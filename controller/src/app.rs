@@ -495,25 +495,23 @@ where
     result
 }
 
-/// Waits for the store. Until this process leads, it is ready to as soon as it knows who does.
+/// Waits for the store. Until this process leads, it is ready while it would take over.
 async fn opened(
     opening: Opening,
     leadership: &Leadership,
     ready: &ReadyFlag,
 ) -> Result<Option<Stored>, StoredError> {
-    let warm = async {
-        if let Some(leader) = leadership.leader() {
-            let mut leader = leader.subscribe();
-            // An error means that nobody asks any more, and then the opening ends.
-            if leader.wait_for(Option::is_some).await.is_ok() {
-                ready.set(true);
-            }
+    let standing_by = async {
+        while let Some(stands_by) = leadership.stands_by() {
+            ready.set(stands_by);
+            tokio::time::sleep(HEALTH_EVERY).await;
         }
+        // Whoever opens the store says it from now on.
         std::future::pending::<()>().await;
     };
     tokio::select! {
         opened = opening => opened,
-        () = warm => Ok(None),
+        () = standing_by => Ok(None),
     }
 }
 
@@ -565,6 +563,7 @@ async fn watch_over(
             every.tick().await;
             let leads = leadership.serves();
             metrics::leads(leads);
+            metrics::stands_by(leadership.stands_by().unwrap_or(false));
             for (reporter, conditions) in &health {
                 let ready = leads && conditions.iter().all(|all| all.missing().is_empty());
                 let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };

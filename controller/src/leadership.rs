@@ -15,7 +15,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
-use cleat_kubernetes::lease::{Leader, LeaseClaim};
+use cleat_kubernetes::lease::{Leader, LeaseClaim, Standby};
 use http::{Request, Response};
 use tokio::sync::watch;
 use tonic::Status;
@@ -42,8 +42,8 @@ struct ByLease {
     claim: OnceLock<LeaseClaim>,
     /// What a leader has is there.
     serves: AtomicBool,
-    /// Who else leads, as far as it is known.
-    leader: watch::Sender<Option<Leader>>,
+    /// How it stands while another one leads.
+    standby: watch::Sender<Standby>,
 }
 
 impl Leadership {
@@ -56,19 +56,25 @@ impl Leadership {
     /// Who holds the Lease leads.
     #[must_use]
     pub fn by_lease() -> Self {
-        let (leader, _) = watch::channel(None);
+        let (standby, _) = watch::channel(Standby::default());
         Self {
             by_lease: Some(Arc::new(ByLease {
                 claim: OnceLock::new(),
                 serves: AtomicBool::new(false),
-                leader,
+                standby,
             })),
         }
     }
 
-    /// Where it is said who else leads.
-    pub(crate) fn leader(&self) -> Option<&watch::Sender<Option<Leader>>> {
-        self.by_lease.as_ref().map(|by_lease| &by_lease.leader)
+    /// Where it is said how it stands while another one leads.
+    pub(crate) fn standby(&self) -> Option<&watch::Sender<Standby>> {
+        self.by_lease.as_ref().map(|by_lease| &by_lease.standby)
+    }
+
+    /// Whether it would take over from the leader; `None` once it leads itself, and where nobody else can.
+    pub(crate) fn stands_by(&self) -> Option<bool> {
+        let by_lease = self.by_lease.as_ref().filter(|by_lease| by_lease.claim.get().is_none())?;
+        Some(by_lease.standby.borrow().is_ready())
     }
 
     /// From now on this process leads. A process leads once.
@@ -125,7 +131,7 @@ impl Leadership {
 
     /// What a standby answers.
     pub(crate) fn elsewhere(&self) -> Status {
-        let leader = self.by_lease.as_ref().and_then(|by_lease| by_lease.leader.borrow().clone());
+        let leader = self.by_lease.as_ref().and_then(|by_lease| by_lease.standby.borrow().leader.clone());
         Status::unavailable(match leader.as_ref().and_then(Leader::seen) {
             Some((leader, ago)) => format!(
                 "this replica is a standby: {leader} leads; ask that one (its Lease was seen renewed {} s ago)",

@@ -15,7 +15,7 @@ use cleat_ids::DEFAULT_DRIVER_NAME;
 use cleat_kubernetes::api::{ApiError, ApiServer, NoClient};
 use cleat_kubernetes::definitions;
 use cleat_kubernetes::in_use::in_use;
-use cleat_kubernetes::lease::{Candidate, Leader, LeaseClaim, SetBack};
+use cleat_kubernetes::lease::{Candidate, Leader, LeaseClaim, Standby, WaitEnded};
 use cleat_runtime::options::duration;
 use cleat_runtime::{Common, Context, Failure, Program};
 use tokio::sync::watch;
@@ -92,9 +92,9 @@ pub enum MaintenanceError {
     /// There is no client for the cluster.
     #[error("cannot reach the cluster")]
     Connect(#[from] NoClient),
-    /// The API server has an older state than before.
+    /// Nobody waits for the Lease any more.
     #[error(transparent)]
-    SetBack(#[from] SetBack),
+    WaitEnded(#[from] WaitEnded),
     /// What is in use is not known.
     #[error(
         "cannot read what is in use, so it counts as in use; this needs get and list on cleatvolumes, cleatnodes and volumeattachments"
@@ -260,7 +260,7 @@ async fn claim(
     wait: Duration,
     context: &Context,
 ) -> Result<LeaseClaim, MaintenanceError> {
-    let (leader, leads) = watch::channel(None);
+    let (standby, stands) = watch::channel(Standby::default());
     let candidate = Candidate {
         namespace: settings.namespace.clone(),
         name: settings.lease.clone(),
@@ -268,11 +268,11 @@ async fn claim(
         duration: settings.lease_duration,
     };
     tracing::info!(lease = format!("{}/{}", settings.namespace, settings.lease), "asking for the Lease");
-    let asking = candidate.acquire(server.clone(), &leader, &context.stop);
+    let asking = candidate.acquire(server.clone(), &standby, &context.stop);
     match tokio::time::timeout(wait, asking).await {
         Ok(Ok(Some(claim))) => Ok(claim),
         Ok(Err(error)) => Err(error.into()),
-        _ => Err(match leads.borrow().as_ref().and_then(Leader::seen) {
+        _ => Err(match stands.borrow().leader.as_ref().and_then(Leader::seen) {
             Some((leader, _)) => MaintenanceError::Leads(leader.to_owned()),
             None => MaintenanceError::NoLease,
         }),

@@ -36,6 +36,10 @@ const NODES_SET_ASIDE: Metric = Metric::counter(
 );
 const LEADS: Metric =
     Metric::gauge("cleat_controller_leads", "1 at the replica that leads, and answers calls");
+const STANDS_BY: Metric = Metric::gauge(
+    "cleat_controller_stands_by",
+    "1 at a replica that would take over if the one that leads ended",
+);
 const REQUESTS_WAITING: Metric =
     Metric::gauge("cleat_controller_requests_waiting", "Requests that are not answered yet");
 const RDS_CALLS: Metric = Metric::histogram(
@@ -114,6 +118,7 @@ pub const METRICS: &[Metric] = &[
     VOLUMES_SET_ASIDE,
     NODES_SET_ASIDE,
     LEADS,
+    STANDS_BY,
     REQUESTS_WAITING,
     RDS_CALLS,
     ATTACH,
@@ -254,6 +259,7 @@ pub(crate) fn engine_commit(took: Duration, records: usize) {
 /// installed.
 pub(crate) fn begin() {
     leads(false);
+    stands_by(false);
     store_stalled(false);
     fences(0, 0);
     migrations_overdue(0);
@@ -346,6 +352,11 @@ pub(crate) fn fences(under_way: usize, quarantined: usize) {
 /// Whether this replica leads.
 pub(crate) fn leads(leads: bool) {
     gauge!(LEADS.name).set(if leads { 1.0 } else { 0.0 });
+}
+
+/// Whether this replica would take over from the one that leads.
+pub(crate) fn stands_by(stands_by: bool) {
+    gauge!(STANDS_BY.name).set(if stands_by { 1.0 } else { 0.0 });
 }
 
 /// Things that are not where they should be, by kind.
@@ -480,6 +491,7 @@ mod tests {
             core_step(took);
             engine_commit(took, 32);
             leads(true);
+            stands_by(true);
             waiting_requests(2);
             store_stalled(true);
             volume_set_aside();
@@ -503,6 +515,7 @@ mod tests {
             "cleat_controller_commit_seconds_count 1",
             "cleat_controller_commit_records_sum 32",
             "cleat_controller_leads 1",
+            "cleat_controller_stands_by 1",
             "cleat_controller_requests_waiting 2",
             "cleat_controller_store_stalled 1",
             "cleat_controller_volumes_set_aside_total 1",

@@ -13,7 +13,7 @@ use std::time::Duration;
 use cleat_kubernetes::api::{ApiError, ApiServer, NoClient};
 use cleat_kubernetes::attachments::Attachments;
 use cleat_kubernetes::definitions;
-use cleat_kubernetes::lease::{Candidate, LeaseClaim, SetBack};
+use cleat_kubernetes::lease::{Candidate, LeaseClaim, WaitEnded};
 use cleat_rds::secret::Keys;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -113,9 +113,9 @@ pub enum StoredError {
     /// There is no client for the cluster.
     #[error("cannot ask the cluster (--store kubernetes)")]
     Connect(#[from] NoClient),
-    /// The API server has an older state than before.
+    /// Nobody waits for the Lease any more.
     #[error(transparent)]
-    SetBack(#[from] SetBack),
+    WaitEnded(#[from] WaitEnded),
     /// The claim ended while the store was being opened.
     #[error("cannot lead: the Lease was lost before the records were read; the next start tries again")]
     Lost,
@@ -162,17 +162,19 @@ impl Stored {
         let ClusterSettings { kubeconfig, api_timeout, namespace, lease, lease_duration, identity, driver } =
             settings;
         let server = ApiServer::connect(kubeconfig.as_deref(), api_timeout).await?;
-        let Some(leader) = leadership.leader() else { return Ok(None) };
+        let Some(standby) = leadership.standby() else { return Ok(None) };
+        let lease_name = format!("{namespace}/{lease}");
+        let candidate =
+            Candidate { namespace: namespace.clone(), name: lease, identity, duration: lease_duration };
         let attachments = Arc::new(Attachments::watch(server.clone(), &driver));
         // Who cannot see what is to be where is none that could take over.
         tokio::select! {
             () = attachments.whole() => {}
+            ended = candidate.not_answered(&server) => return Err(WaitEnded::from(ended).into()),
             () = stop.cancelled() => return Ok(None),
         }
-        tracing::info!(lease = format!("{namespace}/{lease}"), identity, "asking for the Lease");
-        let candidate =
-            Candidate { namespace: namespace.clone(), name: lease, identity, duration: lease_duration };
-        let Some(claim) = candidate.acquire(server.clone(), leader, stop).await? else { return Ok(None) };
+        tracing::info!(lease = lease_name, identity = candidate.identity, "asking for the Lease");
+        let Some(claim) = candidate.acquire(server.clone(), standby, stop).await? else { return Ok(None) };
         tracing::info!(term = claim.term(), "this replica leads");
         leadership.begin(claim.clone());
         let opening = async {

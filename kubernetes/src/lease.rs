@@ -22,9 +22,15 @@ use kube::Api;
 use kube::api::{ObjectMeta, PostParams};
 use nix::time::{ClockId, clock_gettime};
 use tokio::sync::{Mutex, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{ApiError, ApiServer};
+
+mod standby;
+
+use standby::Answered;
+pub use standby::{NotAnswered, Standby, WaitEnded};
 
 /// Where the term is kept.
 pub const TERM: &str = "cleat.io/term";
@@ -204,36 +210,56 @@ fn progress(lease: &Lease) -> (u64, u64) {
 }
 
 impl Candidate {
-    /// Waits until the Lease is this process's, or `stop`; `leader` says who else has it meanwhile.
+    /// Looks at the Lease without asking for it, until it is not answered for too long. For who has to wait for something
+    /// else of the API server before.
+    pub async fn not_answered(&self, server: &ApiServer) -> NotAnswered {
+        let api: Api<Lease> = Api::namespaced(server.client.clone(), &self.namespace);
+        let mut answered = Answered::now();
+        loop {
+            match server.ask(api.get_metadata(&self.name)).await {
+                Ok(_) => answered = Answered::now(),
+                Err(error) => {
+                    if let Err(ended) = answered.failed(&error, self.duration) {
+                        return ended;
+                    }
+                }
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Waits until the Lease is this process's, or `stop`; `standby` says how it stands meanwhile.
     ///
     /// # Errors
-    /// If what the API server has is older than what it had.
+    /// If what the API server has is older than what it had, or if it does not answer for too long.
     pub async fn acquire(
         self,
         server: ApiServer,
-        leader: &watch::Sender<Option<Leader>>,
+        standby: &watch::Sender<Standby>,
         stop: &CancellationToken,
-    ) -> Result<Option<LeaseClaim>, SetBack> {
+    ) -> Result<Option<LeaseClaim>, WaitEnded> {
         let api: Api<Lease> = Api::namespaced(server.client.clone(), &self.namespace);
         let mut seen = Seen::default();
         let mut said: Option<(String, Duration)> = None;
+        let mut answered = Answered::now();
         loop {
+            let began = Instant::now();
             match self.try_once(&api, &server, &mut seen).await {
                 Ok(Ok(claim)) => {
-                    leader.send_replace(None);
+                    standby.send_modify(|standby| standby.leader = None);
                     tokio::spawn(claim.clone().keep());
                     return Ok(Some(claim));
                 }
                 Ok(Err(holder)) => {
                     said = None;
-                    leader.send_if_modified(|before| {
-                        let changed = *before != holder;
-                        *before = holder;
-                        changed
-                    });
+                    answered = Answered::now();
+                    standby.send_modify(|standby| standby.looked(began, holder, self.duration));
                 }
-                Err(LeaseError::SetBack(error)) => return Err(error),
+                Err(LeaseError::SetBack(error)) => return Err(error.into()),
                 Err(error) => {
+                    if let LeaseError::Api(error) = &error {
+                        answered.failed(error, self.duration)?;
+                    }
                     let text = error.to_string();
                     let again = said
                         .as_ref()

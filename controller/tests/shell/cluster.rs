@@ -158,6 +158,7 @@ async fn a_leader_without_the_api_server_ends_and_fences_nobody() {
     csi.create("pvc-1").await.unwrap();
     cluster.wants("pvc-1", "node-a", false);
     let granted = published(&csi, "pvc-1", "node-a").await;
+    eventually("a standby that would take over", async || second.is_ready()).await;
     cluster.freeze(true);
     let deadline = Instant::now() + LEASE + PATIENCE;
     while !first.has_ended() {
@@ -167,11 +168,13 @@ async fn a_leader_without_the_api_server_ends_and_fences_nobody() {
     let ended = first.end().await.unwrap_err();
     assert!(matches!(ended, AppError::Engine(EngineError::SteppedDown { .. })), "{ended:?}");
     drop(agent.ended().await);
+    eventually("a standby that says that it would not", async || !second.is_ready()).await;
     assert!(!second.probe().await);
     assert!(host.holds("pvc-1"), "it goes on");
 
     cluster.freeze(false);
     leads(&second).await;
+    assert!(second.is_ready());
     let _agent = second.agent(&host).await;
     let csi = second.csi().await;
     assert_eq!(published(&csi, "pvc-1", "node-a").await, granted);

@@ -9,7 +9,7 @@ use cleat_api_server::{Cluster, at_once};
 use cleat_core::{NodeRecord, VolumeRecord};
 use cleat_kubernetes::api::ApiServer;
 use cleat_kubernetes::definitions;
-use cleat_kubernetes::lease::Candidate;
+use cleat_kubernetes::lease::{Candidate, Standby};
 use cleat_kubernetes::records::{ClusterRecords, Kind, RecordWrite};
 use cleat_proto::csi::v1 as csi;
 use rds_sim::AclMode;
@@ -198,8 +198,8 @@ async fn with_ten_thousand_attached_volumes_a_start_comes_to_its_first_answer() 
         identity: "before".into(),
         duration: LEASE,
     };
-    let (leader, stop) = (watch::channel(None).0, CancellationToken::new());
-    let before = candidate.acquire(server.clone(), &leader, &stop).await.unwrap().unwrap();
+    let (standby, stop) = (watch::channel(Standby::default()).0, CancellationToken::new());
+    let before = candidate.acquire(server.clone(), &standby, &stop).await.unwrap().unwrap();
     let filling = Instant::now();
     records(&server, before.term()).await;
     let attached: Vec<_> =

@@ -283,6 +283,11 @@ impl World {
         eventually("ready", async || self.probe().await).await;
     }
 
+    /// Whether it says that it is ready, as the kubelet asks it.
+    pub fn is_ready(&self) -> bool {
+        self.running.as_ref().expect("it runs").context.readiness.missing().is_empty()
+    }
+
     pub async fn probe(&self) -> bool {
         probe(&self.socket()).await
     }

@@ -14,7 +14,7 @@ use cleat_kubernetes::in_use::in_use;
 use cleat_kubernetes::kubevirt::KubeVirt;
 use cleat_kubernetes::kubevirt::live::{MoverNow, mover_now};
 use cleat_kubernetes::kubevirt::mover::MoverSeen;
-use cleat_kubernetes::lease::{Candidate, LeaseClaim};
+use cleat_kubernetes::lease::{Candidate, LeaseClaim, Standby};
 use cleat_kubernetes::notes::Notes;
 use cleat_kubernetes::records::{Before, ClusterRecords, Kind, RecordWrite, Written};
 use cleat_kubernetes::references::References;
@@ -100,14 +100,14 @@ async fn the_controller_does_its_work_under_the_rights_that_are_deployed() {
 }
 
 async fn leads(server: &ApiServer) -> LeaseClaim {
-    let ((leader, _), stop) = (watch::channel(None), CancellationToken::new());
+    let ((standby, _), stop) = (watch::channel(Standby::default()), CancellationToken::new());
     let candidate = Candidate {
         namespace: NAMESPACE.into(),
         name: "cleat-controller".into(),
         identity: "one".into(),
         duration: Duration::from_secs(5),
     };
-    let acquired = candidate.acquire(server.clone(), &leader, &stop);
+    let acquired = candidate.acquire(server.clone(), &standby, &stop);
     let claim = tokio::time::timeout(PATIENCE, acquired).await.unwrap().unwrap().unwrap();
     claim.raise(claim.term() + 1).await.unwrap();
     claim

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use cleat_kubernetes::api::ApiServer;
-use cleat_kubernetes::lease::{Candidate, Leader, LeaseClaim, SetBack};
+use cleat_kubernetes::lease::{Candidate, Leader, LeaseClaim, Standby, WaitEnded};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -17,8 +17,8 @@ fn candidate(name: &str, identity: &str) -> Candidate {
 }
 
 async fn acquire(server: &ApiServer, candidate: Candidate) -> LeaseClaim {
-    let ((leader, _), stop) = (watch::channel(None), CancellationToken::new());
-    let acquired = candidate.acquire(server.clone(), &leader, &stop);
+    let ((standby, _), stop) = (watch::channel(Standby::default()), CancellationToken::new());
+    let acquired = candidate.acquire(server.clone(), &standby, &stop);
     tokio::time::timeout(PATIENCE, acquired).await.unwrap().unwrap().unwrap()
 }
 
@@ -37,9 +37,9 @@ async fn of_many_candidates_one_has_it_and_the_others_know_whose_it_is() {
     for n in 0..8 {
         let (server, stop) = (server.clone(), stop.clone());
         tries.spawn(async move {
-            let (leader, of) = watch::channel(None);
-            let claim = candidate("many", &format!("c{n}")).acquire(server, &leader, &stop).await.unwrap();
-            (claim, of.borrow().clone())
+            let (standby, of) = watch::channel(Standby::default());
+            let claim = candidate("many", &format!("c{n}")).acquire(server, &standby, &stop).await.unwrap();
+            (claim, of.borrow().leader.clone())
         });
     }
     let (first, of) = tries.join_next().await.unwrap().unwrap();
@@ -123,8 +123,8 @@ async fn a_lease_of_an_older_etcd_ends_its_holder_and_who_waits() {
     let before = renewals();
     let again = server.clone();
     let waits = tokio::spawn(async move {
-        let ((leader, _), stop) = (watch::channel(None), CancellationToken::new());
-        candidate("set-back", "b").acquire(again, &leader, &stop).await.map(|claim| claim.is_some())
+        let ((standby, _), stop) = (watch::channel(Standby::default()), CancellationToken::new());
+        candidate("set-back", "b").acquire(again, &standby, &stop).await.map(|claim| claim.is_some())
     });
     first.raise(first.term() + 1).await.unwrap();
     // The standby has seen that, and more.
@@ -133,7 +133,10 @@ async fn a_lease_of_an_older_etcd_ends_its_holder_and_who_waits() {
     let older = format!(r#"{{"metadata":{{"annotations":{{"cleat.io/renewals":"{before}"}}}}}}"#);
     cluster.kubectl(&["patch", "lease", "set-back", "--type=merge", "-p", &older]);
     lost(&first).await;
-    assert!(matches!(tokio::time::timeout(PATIENCE, waits).await.unwrap().unwrap(), Err(SetBack)));
+    assert!(matches!(
+        tokio::time::timeout(PATIENCE, waits).await.unwrap().unwrap(),
+        Err(WaitEnded::SetBack(_))
+    ));
 }
 
 #[tokio::test]
