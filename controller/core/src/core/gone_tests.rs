@@ -83,3 +83,18 @@ fn a_declaration_about_a_node_kept_out_does_not_weaken_the_proof() {
     b.hello("a", identity("zzzz", "boot-9"));
     assert!(fenced(&b).is_empty(), "another host may take over the name, and inherits nothing");
 }
+
+#[test]
+fn a_node_declared_gone_before_its_fence_is_waited_for_once_it_is_heard() {
+    let mut b = alone(able());
+    b.silent("a");
+    b.declare_gone(90, "a");
+    assert_eq!(asked(&b), "deny");
+    b.rds(Ok(()));
+    b.rds(Ok(()));
+    let entry = &b.core.volumes[&v()].fenced[0];
+    assert_eq!((entry.evidence.source.name(), entry.is_gone()), ("TargetCut", true));
+    b.hello("a", identity("a", "boot-2"));
+    assert!(!b.stored[&v()].fenced[0].is_gone(), "also after a restart");
+    assert!(matches!(b.core.nodes[&n("a")].standing, Standing::Quarantined { .. }));
+}

@@ -5,8 +5,8 @@ use super::Transition;
 use super::admission::grant_of;
 use crate::volume::{DirectiveKind, Pending};
 use crate::{
-    Attachment, Directive, DrainCause, Drained, Effect, Epoch, Evidence, FenceStep, MigrationStep, NodeId,
-    Notice, OperationId, Phase, RdsRequest, ReservationAbility, SessionId, Source, Verdict, VolumeId,
+    Attachment, Directive, DrainCause, Drained, Effect, Epoch, Evidence, FenceStep, Fenced, MigrationStep,
+    NodeId, Notice, OperationId, Phase, RdsRequest, ReservationAbility, SessionId, Source, Verdict, VolumeId,
     VolumeRecord,
 };
 
@@ -297,9 +297,14 @@ impl Transition<'_> {
             return;
         };
         let Attachment { host_nqn, phase, .. } = record.attachments.remove(at);
+        let mut declared = false;
         if let Phase::Draining { cause, .. } = phase {
+            declared = matches!(cause, DrainCause::Gone { .. });
             evidence.statement = cause.statement().map(Box::new);
         }
+        let mut entry = Fenced::new(node.clone(), host_nqn, evidence.clone(), now);
+        // What holds only while the export is off waits for a declaration that takes its place.
+        entry.gone = declared && !entry.blocks();
         record.past_evidence.insert(0, evidence.clone());
         record.past_evidence.truncate(VolumeRecord::PAST_EVIDENCE);
         let ended = record.migration.as_mut().filter(|m| m.concerns(node, evidence.epoch)).map(|m| {
@@ -311,7 +316,7 @@ impl Transition<'_> {
         self.touched.insert(volume.clone());
         // Another volume may wait for room on this node.
         self.touched.extend(self.core.requested_on(node).cloned());
-        self.quarantine(volume, host_nqn, &evidence);
+        self.quarantine(volume, entry);
         self.notice(Notice::Detached { volume: volume.clone(), evidence: Box::new(evidence) });
         if let Some(migration) = ended {
             self.migration_notice(volume, migration, MigrationStep::Done);

@@ -11,9 +11,9 @@ use super::requests::RequestKind;
 use super::{Core, Transition};
 use crate::volume::Pending;
 use crate::{
-    Attachment, Directive, DrainCause, Effect, Evidence, Fenced, LaterTerm, NodeId, NodeTrouble, Notice,
-    Observed, ObservedPhase, OperationId, Outcome, Overtaking, Phase, QuarantineCause, Refusal, Reply,
-    RequestId, Rung, SessionId, SessionState, Source, Standing, Trouble, UnixMillis, VolumeId,
+    Attachment, Directive, DrainCause, Effect, Fenced, LaterTerm, NodeId, NodeTrouble, Notice, Observed,
+    ObservedPhase, OperationId, Outcome, Overtaking, Phase, QuarantineCause, Refusal, Reply, RequestId, Rung,
+    SessionId, SessionState, Source, Standing, Trouble, UnixMillis, VolumeId,
 };
 
 impl Core {
@@ -165,13 +165,12 @@ impl Transition<'_> {
         }
     }
 
-    /// The node whose attachment is over on this proof goes on the list, unless the proof is its own.
-    pub(super) fn quarantine(&mut self, volume: &VolumeId, host_nqn: crate::HostNqn, evidence: &Evidence) {
-        if matches!(evidence.source, Source::AgentAbsent { .. } | Source::NeverAllowed) {
+    /// The node whose attachment is over goes on the list, unless the proof is its own.
+    pub(super) fn quarantine(&mut self, volume: &VolumeId, entry: Fenced) {
+        if matches!(entry.evidence.source, Source::AgentAbsent { .. } | Source::NeverAllowed) {
             return;
         }
-        let node = evidence.node.clone();
-        let entry = Fenced::new(node.clone(), host_nqn, evidence.clone(), self.now);
+        let node = entry.node.clone();
         if let Some(record) = self.core.volumes.get_mut(volume) {
             record.fenced.retain(|f| f.node != node);
             record.fenced.push(entry);
@@ -332,7 +331,7 @@ impl Transition<'_> {
     }
 
     /// A node that was cut off by a declaration alone, and is heard, may be writing all the while: it counts as a
-    /// holder again, until there is evidence of another kind, and drained.
+    /// holder again, until there is evidence of another kind, and drained. One that the target keeps out is waited for again.
     pub(super) fn not_cut_off(&mut self, node: &NodeId, heard: &SessionId) {
         let until = self.now.plus(self.core.config.drain_bound_ms);
         for volume in self.volumes_about(node) {
@@ -340,6 +339,10 @@ impl Transition<'_> {
             let Some(record) = self.core.volumes.get_mut(&volume).filter(|record| !record.deleted) else {
                 continue;
             };
+            for entry in record.fenced.iter_mut().filter(|f| f.node == *node && f.gone) {
+                entry.gone = false;
+                self.dirty.insert(volume.clone());
+            }
             let statement = |f: &Fenced| match &f.evidence.source {
                 Source::NodeGone { by, reason } if f.node == *node => Some((by.clone(), reason.clone())),
                 _ => None,
