@@ -54,7 +54,7 @@ pub async fn run(attachment: &Attachment, options: &PodsOptions) -> anyhow::Resu
         Err(error) => Err(error.into()),
     };
     let migration = scene.into_outcome();
-    let mut outcome = MigrateOutcome { ok: done.is_ok(), migrations: vec![migration] };
+    let outcome = MigrateOutcome { ok: done.is_ok(), migrations: vec![migration] };
     if let Err(error) = done {
         say.failure(&format!("{error:#}"));
         cluster.tell_all(&options.logs).await;
@@ -62,7 +62,7 @@ pub async fn run(attachment: &Attachment, options: &PodsOptions) -> anyhow::Resu
         return Ok(outcome);
     }
     say.plain("");
-    for migration in &mut outcome.migrations {
+    for migration in &outcome.migrations {
         let ms = |time: Option<f64>| time.map_or("unknown".to_owned(), |time| format!("{time:.0} ms"));
         say.plain(&format!(
             "{}: {}, a pause of {} between the last write of the source and the first of the target, {} of it not between \
