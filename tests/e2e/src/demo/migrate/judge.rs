@@ -50,7 +50,7 @@ impl Scene<'_> {
         let read = || qemu::read_records(node.machine(), path, program, last + 1);
         let data = records::judge(&block_in_place(read)?, program.nonce, program.first_byte, last);
         self.came.judged(&order, &data);
-        tell(self.say, &order, &data);
+        tell_judged(self.say, &order, &data);
         whole(&order, &data, self.fault)?;
         ensure!(
             last + 1 >= run.acknowledged,
@@ -92,7 +92,7 @@ fn has(disk: &Disk, controller: u32) -> bool {
 }
 
 /// Says what arrived, and what of it lies on the volume.
-pub(in crate::demo) fn tell(say: &mut Say, order: &ArrivalVerdict, data: &RecordVerdict) {
+pub(in crate::demo) fn tell_judged(say: &mut Say, order: &ArrivalVerdict, data: &RecordVerdict) {
     say.line(&format!(
         "{} writes arrived from node-a, {} from node-b, {} of them twice; {} records are whole on the volume",
         order.from_source, order.from_target, order.repeats, data.whole

@@ -16,7 +16,7 @@ use cleat_rig::Machine;
 use serde_json::Value;
 use tokio::task::block_in_place;
 
-use super::super::migrate::{MigrationOutcome, tell, whole};
+use super::super::migrate::{MigrationOutcome, tell_judged, whole};
 use super::super::say::{Say, duration};
 use super::cluster::PodCluster;
 use super::node::PodNode;
@@ -227,7 +227,7 @@ impl<'s> Scene<'s> {
         self.came.judged(&order, &data);
         let halted = self.came.storage_ms.take();
         self.came.storage_ms = self.came.pause_ms.zip(halted).map(|(pause, halted)| pause - halted);
-        tell(self.say, &order, &data);
+        tell_judged(self.say, &order, &data);
         whole(&order, &data, None)?;
         let (said, came) = (disk.acknowledged, last + 1);
         ensure!(came >= said, "{said} records were acknowledged to the guest, and {came} have arrived");
