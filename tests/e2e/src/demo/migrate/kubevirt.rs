@@ -174,6 +174,27 @@ impl Scene<'_> {
         Ok(())
     }
 
+    /// Waits for the Event of its end beside the claim of each volume.
+    pub(super) async fn noticed(&mut self, run: &Run, left: &str) -> anyhow::Result<()> {
+        let Some(cluster) = self.world.cluster() else { return Ok(()) };
+        let reason = if left == "source" { "MigrationCompleted" } else { "MigrationRolledBack" };
+        for disk in &run.disks {
+            let claim = disk.volume.id.as_str();
+            let get = ["-n", VMS, "get", "pvc", claim, "-o", "jsonpath={.metadata.uid}"];
+            let uid = cluster.run(&get, None).await?;
+            let what = format!("the Event {reason} beside claim {VMS}/{claim}, UID {uid}");
+            wait_for(what, HEARD, async || {
+                let all =
+                    cluster.run(&["-n", VMS, "get", "events.events.k8s.io", "-o", "json"], None).await?;
+                let seen = reasons(&serde_json::from_str(&all)?, claim, &uid);
+                Ok(Look::holds(seen.iter().any(|one| one == reason), format!("{seen:?}")))
+            })
+            .await?;
+        }
+        self.say.line(&format!("the Event {reason} stands beside the claim of each volume"));
+        Ok(())
+    }
+
     /// As a person calls it.
     async fn cleatctl(&self, words: &[&str]) -> anyhow::Result<String> {
         let program = cleat_rig::program("cleatctl")?;
@@ -215,6 +236,16 @@ fn owned((name, uid): (&str, &str)) -> (String, String) {
     (name.to_owned(), uid.to_owned())
 }
 
+/// The reasons of a list's Events about that claim.
+fn reasons(events: &Value, claim: &str, uid: &str) -> Vec<String> {
+    let of_claim = |event: &&Value| {
+        let about = &event["regarding"];
+        about["kind"] == "PersistentVolumeClaim" && about["name"] == claim && about["uid"] == uid
+    };
+    let all = events["items"].as_array().into_iter().flatten().filter(of_claim);
+    all.filter_map(|event| event["reason"].as_str().map(str::to_owned)).collect()
+}
+
 /// Of a document what stands there under the names of another one.
 fn said(document: &Value, names: &Value) -> Value {
     let named = names.as_object().into_iter().flatten();
@@ -239,6 +270,22 @@ mod tests {
             let refused = asked_for(&wrong, &vms).expect_err("not one").to_string();
             assert!(refused.starts_with("not one object with name and UID"), "{refused}");
         }
+    }
+
+    #[test]
+    fn an_event_about_an_earlier_claim_of_the_name_is_another_one() {
+        let event = |kind: &str, uid: &str, reason: &str| {
+            json!({
+                "regarding": {"kind": kind, "name": "vm-demo", "uid": uid}, "reason": reason,
+            })
+        };
+        let events = json!({"items": [
+            event("PersistentVolumeClaim", "u-8", "MigrationCompleted"),
+            event("PersistentVolume", "u-9", "VolumeAttached"),
+            event("PersistentVolumeClaim", "u-9", "MigrationStarted"),
+        ]});
+        assert_eq!(reasons(&events, "vm-demo", "u-9"), ["MigrationStarted"]);
+        assert!(reasons(&events, "vm-other", "u-9").is_empty());
     }
 
     #[test]

@@ -356,6 +356,7 @@ impl<'s> Scene<'s> {
                 steps.join(", ")
             ));
         }
+        self.noticed(run, left).await?;
         self.drawn(run).await
     }
 
