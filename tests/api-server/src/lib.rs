@@ -178,9 +178,8 @@ impl Cluster {
                 return Ok(());
             }
             let children = [("etcd", &mut self.etcd), ("the API server", &mut self.server)];
-            let mut ended =
-                children.into_iter().filter_map(|(what, child)| Some((what, child.try_wait().ok()??)));
-            if let Some((what, status)) = ended.next() {
+            let ended = children.into_iter().find_map(|(what, child)| Some((what, child.try_wait().ok()??)));
+            if let Some((what, status)) = ended {
                 return Err(format!("{what} has ended at once ({status}): {}", self.complaints()));
             }
             if Instant::now() > deadline {
