@@ -96,7 +96,7 @@ fn a_monitor_on_the_network_answers_as_one_on_a_file_does() {
     let serves = std::thread::spawn(move || {
         let (stream, _) = listener.accept().expect("a client");
         let mut lines = BufReader::new(stream.try_clone().expect("the same")).lines();
-        let mut say = |message: Value| writeln!(&stream, "{message}").expect("said");
+        let say = |message: Value| writeln!(&stream, "{message}").expect("said");
         say(json!({ "QMP": {} }));
         while let Some(Ok(line)) = lines.next() {
             let asked: Value = serde_json::from_str(&line).expect("a command");

@@ -143,7 +143,7 @@ impl PodCluster {
         ];
         for (name, words) in asks {
             let said = self.kubectl(words).await.unwrap_or_else(|error| format!("{error:#}"));
-            // It is told as far as it can be: the run has failed already.
+            // As far as it can be had: the run has failed already.
             let _ = std::fs::write(folder.join(format!("{name}.txt")), said);
         }
     }
