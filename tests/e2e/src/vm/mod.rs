@@ -5,6 +5,7 @@
 //! * [`qemu`] starts it on a node, from the image that `hack/setup qemu-image` makes.
 //! * [`qmp`] is QEMU's monitor, [`mod@migrate`] the order of a live migration over two of them.
 //! * [`on_nodes`] is one of them on two nodes: how it boots on the one and comes to the other.
+//! * [`in_pods`] is one of them in a container of a pod.
 //! * [`undisturbed`] is a whole migration in which nothing goes wrong, over disks that somebody else attaches.
 //! * [`trace`] has the target note every write as it arrives; [`arrivals`] judges their order.
 //! * [`records`] judges what lies on the disk in the end.
@@ -14,6 +15,7 @@
 
 pub mod arrivals;
 pub mod guest;
+pub mod in_pods;
 pub mod migrate;
 pub mod on_nodes;
 pub mod qemu;

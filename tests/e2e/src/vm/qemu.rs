@@ -58,20 +58,20 @@ impl VmSpec {
 
     /// QEMU's arguments. Its guest is halted at first: it waits for a migration, or to be let run.
     #[must_use]
-    pub fn arguments(&self, entry: Entry) -> Vec<String> {
+    pub fn arguments(&self, entry: Entry, talk: Talk) -> Vec<String> {
         let memory = self.memory_mib.to_string();
+        let monitor = match talk {
+            Talk::Files => "unix:/run/qmp,server=on,wait=off".to_owned(),
+            Talk::Network { port } => format!("tcp:0.0.0.0:{port},server=on,wait=off"),
+        };
         let mut words = vec!["-name", &self.name, "-machine", "q35", "-accel", "tcg", "-cpu", "qemu64"];
         words.extend(["-m", &memory, "-smp", "1", "-nodefaults", "-no-user-config"]);
-        words.extend(["-display", "none", "-vga", "none", "-serial", "file:/run/serial"]);
-        words.extend([
-            "-qmp",
-            "unix:/run/qmp,server=on,wait=off",
-            "-blockdev",
-            BLOCKDEV,
-            "-device",
-            DEVICE,
-            "-S",
-        ]);
+        words.extend(["-display", "none", "-vga", "none"]);
+        words.extend(match talk {
+            Talk::Files => &["-serial", "file:/run/serial"][..],
+            Talk::Network { .. } => &["-chardev", SERIAL, "-serial", "chardev:serial"],
+        });
+        words.extend(["-qmp", &monitor, "-blockdev", BLOCKDEV, "-device", DEVICE, "-S"]);
         if self.takes_disks {
             words.extend(["-device", "virtio-scsi-pci,id=scsi0"]);
         }
@@ -88,6 +88,21 @@ const BLOCKDEV: &str = "driver=host_device,node-name=disk0,filename=/dev/disk0,c
 /// The BIOS boots from disks with sectors of 512 bytes alone, whatever the target's blocks are.
 const DEVICE: &str = "virtio-blk-pci,drive=disk0,bootindex=1,write-cache=on,werror=stop,rerror=stop,\
                       share-rw=off,logical_block_size=512";
+
+/// Room for as many dots as a guest says in hours; [`super::in_pods`] reads them.
+const SERIAL: &str = "ringbuf,id=serial,size=65536";
+
+/// How one speaks with a QEMU, and hears of its guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Talk {
+    /// By files in its `/run`, as libvirt does.
+    Files,
+    /// Where nobody has its files: by its monitor alone.
+    Network {
+        /// At which the monitor listens.
+        port: u16,
+    },
+}
 
 /// How a virtual machine comes to be on a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,7 +136,7 @@ impl Vm {
         let label = format!("{} on {}", spec.name, machine.name());
         let program = Command::new("unshare")
             .args(["-m", "sh", "-c", LAUNCH, &spec.name, &spec.disk])
-            .args(spec.arguments(entry));
+            .args(spec.arguments(entry, Talk::Files));
         let log = format!("/run/vm-{}.log", spec.name);
         let daemon = machine.daemon(&program, &log).with_context(|| format!("start {label}"))?;
         let connected = (|| {
@@ -284,7 +299,7 @@ mod tests {
 
     #[test]
     fn the_disk_is_opened_as_kubevirt_opens_it() {
-        let line = VmSpec::new("vm-1", "/pods/disk").arguments(Entry::Boot).join(" ");
+        let line = VmSpec::new("vm-1", "/pods/disk").arguments(Entry::Boot, Talk::Files).join(" ");
         for wanted in [
             "cache.direct=on",
             "aio=native",
@@ -301,14 +316,25 @@ mod tests {
     }
 
     #[test]
+    fn where_nobody_has_its_files_the_monitor_says_it_all() {
+        let words = VmSpec::new("vm-1", "/disk").arguments(Entry::Boot, Talk::Network { port: 4444 });
+        let line = words.join(" ");
+        let says =
+            "-chardev ringbuf,id=serial,size=65536 -serial chardev:serial -qmp tcp:0.0.0.0:4444,server=on";
+        assert!(line.contains(says) && !line.contains("/run/"), "{line}");
+    }
+
+    #[test]
     fn disks_that_come_later_find_a_bus() {
         let spec = VmSpec { takes_disks: true, ..VmSpec::new("vm-1", "/pods/disk") };
-        assert!(spec.arguments(Entry::Boot).join(" ").contains("-device virtio-scsi-pci,id=scsi0"));
+        assert!(
+            spec.arguments(Entry::Boot, Talk::Files).join(" ").contains("-device virtio-scsi-pci,id=scsi0")
+        );
     }
 
     #[test]
     fn the_target_node_waits_for_the_migration() {
-        let words = VmSpec::new("vm-1", "/disk").arguments(Entry::Incoming);
+        let words = VmSpec::new("vm-1", "/disk").arguments(Entry::Incoming, Talk::Files);
         assert_eq!(words[words.len() - 3..], ["-S", "-incoming", "defer"]);
     }
 }

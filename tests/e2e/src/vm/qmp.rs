@@ -1,11 +1,12 @@
 //! QEMU's monitor protocol, as libvirt speaks it: commands with their answers, and events with the time at which they came.
 //!
-//! In: a Unix socket that leads to QEMU. Out: answers, and the [`QmpEvent`]s in their order. What always holds: one thread
+//! In: a socket that leads to QEMU. Out: answers, and the [`QmpEvent`]s in their order. What always holds: one thread
 //! reads, so an event is noted when it comes and not when somebody asks; an answer goes to the command with its id; every
 //! wait has a limit, and the end of the connection ends all of them with its reason.
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::Shutdown;
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -77,10 +78,33 @@ impl Qmp {
     /// # Errors
     /// If it does not greet within `limit`.
     pub fn connect(label: impl Into<String>, socket: &Path, limit: Duration) -> anyhow::Result<Self> {
-        let label = label.into();
+        Self::connect_by(label.into(), limit, || {
+            UnixStream::connect(socket).with_context(|| format!("cannot connect to {}", socket.display()))
+        })
+    }
+
+    /// The same, over the network.
+    ///
+    /// # Errors
+    /// As [`Qmp::connect`].
+    pub fn connect_tcp(
+        label: impl Into<String>,
+        address: SocketAddr,
+        limit: Duration,
+    ) -> anyhow::Result<Self> {
+        Self::connect_by(label.into(), limit, || {
+            over_network(address).with_context(|| format!("cannot connect to {address}"))
+        })
+    }
+
+    fn connect_by(
+        label: String,
+        limit: Duration,
+        connect: impl Fn() -> anyhow::Result<UnixStream>,
+    ) -> anyhow::Result<Self> {
         let deadline = Instant::now() + limit;
         loop {
-            let error = match greeted(socket) {
+            let error = match connect().and_then(greeted) {
                 Ok((stream, reader)) => return Self::begin(label, stream, reader),
                 Err(error) => error,
             };
@@ -186,10 +210,15 @@ impl Drop for Qmp {
     }
 }
 
-/// A connection on which QEMU has greeted.
-fn greeted(socket: &Path) -> anyhow::Result<(UnixStream, BufReader<UnixStream>)> {
-    let stream =
-        UnixStream::connect(socket).with_context(|| format!("cannot connect to {}", socket.display()))?;
+/// What is done with a connection here is the same for either family of sockets, so one type holds both.
+fn over_network(address: SocketAddr) -> io::Result<UnixStream> {
+    let stream = TcpStream::connect_timeout(&address, GREETING)?;
+    stream.set_nodelay(true)?;
+    Ok(UnixStream::from(OwnedFd::from(stream)))
+}
+
+/// Waits until QEMU greets on a connection.
+fn greeted(stream: UnixStream) -> anyhow::Result<(UnixStream, BufReader<UnixStream>)> {
     stream.set_read_timeout(Some(GREETING)).context("set a limit")?;
     let mut reader = BufReader::new(stream.try_clone().context("share the connection")?);
     let mut line = String::new();

@@ -88,3 +88,23 @@ fn what_is_no_json_ends_it_with_the_line() {
     let error = Qmp::connect("vm", &socket, Duration::from_secs(10)).expect_err("no answer");
     assert!(format!("{error:#}").contains("qemu: oops"), "{error:#}");
 }
+
+#[test]
+fn a_monitor_on_the_network_answers_as_one_on_a_file_does() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a socket");
+    let address = listener.local_addr().expect("its address");
+    let serves = std::thread::spawn(move || {
+        let (stream, _) = listener.accept().expect("a client");
+        let mut lines = BufReader::new(stream.try_clone().expect("the same")).lines();
+        let say = |message: Value| writeln!(&stream, "{message}").expect("said");
+        say(json!({ "QMP": {} }));
+        while let Some(Ok(line)) = lines.next() {
+            let asked: Value = serde_json::from_str(&line).expect("a command");
+            say(json!({ "return": { "status": "running" }, "id": asked["id"] }));
+        }
+    });
+    let qmp = Qmp::connect_tcp("pod", address, ANSWER).expect("it greets");
+    assert_eq!(qmp.status().expect("a status"), "running");
+    drop(qmp);
+    serves.join().expect("its end is heard there");
+}
