@@ -6,8 +6,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use cleat_e2e::demo::fence::{self, FenceOptions, FenceSabotage};
 use cleat_e2e::demo::migrate::{self, MigrateFault, MigrateOptions, MigrateSabotage};
+use cleat_e2e::demo::pods::{self, PodsOptions};
 use cleat_e2e::demo::{self, Options, Sabotage};
-use cleat_rig::Namespace;
+use cleat_rig::{Attachment, Namespace};
 use serde::Serialize;
 use tokio::runtime::Runtime;
 
@@ -61,6 +62,14 @@ enum Other {
         #[arg(long, value_enum, value_name = "FAULT,…", value_delimiter = ',', conflicts_with = "sabotage")]
         fault: Vec<MigrateFault>,
     },
+    /// The same from pod to pod, in a cluster that is up (hack/kubernetes migrate)
+    Pods {
+        /// Print one JSON object as the last line
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        options: PodsOptions,
+    },
 }
 
 fn main() -> ExitCode {
@@ -75,28 +84,48 @@ fn main() -> ExitCode {
 }
 
 fn ran(cli: &Cli) -> anyhow::Result<ExitCode> {
-    // Before any thread: see Namespace::enter.
-    let run = Namespace::enter("demo")?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let ok = match &cli.other {
-        None => main_job(cli, &run, &runtime)?,
-        Some(Other::Fence { json, kernel, sabotage }) => {
+        None => on_machines(|run, runtime| main_job(cli, run, runtime))?,
+        Some(Other::Fence { json, kernel, sabotage }) => on_machines(|run, runtime| {
             let options = FenceOptions { kernel: kernel.clone(), sabotage: *sabotage };
-            let outcome = runtime.block_on(fence::run(&run, &options))?;
+            let outcome = runtime.block_on(fence::run(run, &options))?;
             print_json(*json, &outcome)?;
-            outcome.ok
-        }
-        Some(Other::Migrate { json, kernel, sabotage, fault }) => {
+            Ok(outcome.ok)
+        })?,
+        Some(Other::Migrate { json, kernel, sabotage, fault }) => on_machines(|run, runtime| {
             let options =
                 MigrateOptions { kernel: kernel.clone(), sabotage: *sabotage, faults: fault.clone() };
-            let outcome = runtime.block_on(migrate::run(&run, &options))?;
+            let outcome = runtime.block_on(migrate::run(run, &options))?;
             print_json(*json, &outcome)?;
-            outcome.ok
-        }
+            Ok(outcome.ok)
+        })?,
+        Some(Other::Pods { json, options }) => in_pods(*json, options)?,
     };
+    Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// In a run of its own.
+fn on_machines(shows: impl FnOnce(&Namespace, &Runtime) -> anyhow::Result<bool>) -> anyhow::Result<bool> {
+    // Before any thread: see Namespace::enter.
+    let run = Namespace::enter("demo")?;
+    let runtime = threads()?;
+    let ok = shows(&run, &runtime)?;
     // Threads that follow machines may still wait for a line.
     runtime.shutdown_background();
-    Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(ok)
+}
+
+/// In the run of a cluster.
+fn in_pods(json: bool, options: &PodsOptions) -> anyhow::Result<bool> {
+    // Before any thread: see Attachment::join.
+    let attachment = Attachment::join(&options.run)?;
+    let outcome = threads()?.block_on(pods::run(&attachment, options))?;
+    print_json(json, &outcome)?;
+    Ok(outcome.ok)
+}
+
+fn threads() -> std::io::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()
 }
 
 fn main_job(cli: &Cli, run: &Namespace, runtime: &Runtime) -> anyhow::Result<bool> {

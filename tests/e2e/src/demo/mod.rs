@@ -8,6 +8,7 @@ pub mod fence;
 mod figures;
 pub mod migrate;
 mod outcome;
+pub mod pods;
 mod say;
 mod sequence;
 mod steps;

@@ -6,7 +6,7 @@ use anyhow::{Context, ensure};
 use cleat_rig::Command;
 use tokio::task::block_in_place;
 
-use super::super::say::duration;
+use super::super::say::{Say, duration};
 use super::MigrateFault;
 use super::faults::FENCED;
 use super::scene::{Disk, ON_PLUGGED, Run, Scene};
@@ -50,46 +50,14 @@ impl Scene<'_> {
         let read = || qemu::read_records(node.machine(), path, program, last + 1);
         let data = records::judge(&block_in_place(read)?, program.nonce, program.first_byte, last);
         self.came.judged(&order, &data);
-        self.tell(&order, &data);
-        self.holds(&order, &data)?;
+        tell_judged(self.say, &order, &data);
+        whole(&order, &data, self.fault)?;
         ensure!(
             last + 1 >= run.acknowledged,
             "{} records were acknowledged to the guest, and {} have arrived",
             run.acknowledged,
             last + 1
         );
-        Ok(())
-    }
-
-    fn tell(&mut self, order: &ArrivalVerdict, data: &RecordVerdict) {
-        self.say.line(&format!(
-            "{} writes arrived from node-a, {} from node-b, {} of them twice; {} records are whole on the volume",
-            order.from_source, order.from_target, order.repeats, data.whole
-        ));
-        let longest = |gap: Option<u64>| duration(Duration::from_micros(gap.unwrap_or_default()));
-        self.say.detail(&format!(
-            "longest time between two writes: {} on node-a, {} on node-b",
-            longest(order.longest_source_gap_us),
-            longest(order.longest_target_gap_us)
-        ));
-    }
-
-    fn holds(&self, order: &ArrivalVerdict, data: &RecordVerdict) -> anyhow::Result<()> {
-        ensure!(
-            order.late_writes == 0,
-            "{} writes of node-a arrived after node-b's first",
-            order.late_writes
-        );
-        let is_clean = match self.fault {
-            Some(MigrateFault::Cancel) => order.stayed(),
-            _ => order.is_clean(),
-        };
-        ensure!(is_clean, "the order of arrivals: {order:?}");
-        ensure!(data.is_clean(), "the records: {data:?}");
-        ensure!(data.guest_errors == 0, "the guest saw {} writes fail", data.guest_errors);
-        // Where a path is lost, what was on it is sent again.
-        let loses_paths = matches!(self.fault, Some(MigrateFault::CutPath | MigrateFault::FreezeSource));
-        ensure!(loses_paths || order.repeats == 0, "{} writes arrived twice", order.repeats);
         Ok(())
     }
 
@@ -121,4 +89,38 @@ impl Scene<'_> {
 
 fn has(disk: &Disk, controller: u32) -> bool {
     disk.source.contains(&controller) || disk.target.contains(&controller)
+}
+
+/// Says what arrived, and what of it lies on the volume.
+pub(in crate::demo) fn tell_judged(say: &mut Say, order: &ArrivalVerdict, data: &RecordVerdict) {
+    say.line(&format!(
+        "{} writes arrived from node-a, {} from node-b, {} of them twice; {} records are whole on the volume",
+        order.from_source, order.from_target, order.repeats, data.whole
+    ));
+    let longest = |gap: Option<u64>| duration(Duration::from_micros(gap.unwrap_or_default()));
+    say.detail(&format!(
+        "longest time between two writes: {} on node-a, {} on node-b",
+        longest(order.longest_source_gap_us),
+        longest(order.longest_target_gap_us)
+    ));
+}
+
+/// Whether all of it arrived in order, none of it late, and is there, as far as it may in a migration in which that goes wrong.
+pub(in crate::demo) fn whole(
+    order: &ArrivalVerdict,
+    data: &RecordVerdict,
+    fault: Option<MigrateFault>,
+) -> anyhow::Result<()> {
+    ensure!(order.late_writes == 0, "{} writes of node-a arrived after node-b's first", order.late_writes);
+    let is_clean = match fault {
+        Some(MigrateFault::Cancel) => order.stayed(),
+        _ => order.is_clean(),
+    };
+    ensure!(is_clean, "the order of arrivals: {order:?}");
+    ensure!(data.is_clean(), "the records: {data:?}");
+    ensure!(data.guest_errors == 0, "the guest saw {} writes fail", data.guest_errors);
+    // Where a path is lost, what was on it is sent again.
+    let loses_paths = matches!(fault, Some(MigrateFault::CutPath | MigrateFault::FreezeSource));
+    ensure!(loses_paths || order.repeats == 0, "{} writes arrived twice", order.repeats);
+    Ok(())
 }

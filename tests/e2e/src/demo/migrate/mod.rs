@@ -14,6 +14,7 @@ mod scene;
 use clap::ValueEnum;
 use cleat_rig::Namespace;
 
+pub(super) use judge::{tell_judged, whole};
 pub use outcome::{MigrateOutcome, MigrationOutcome};
 use scene::Scene;
 

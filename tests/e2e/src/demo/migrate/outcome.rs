@@ -25,7 +25,8 @@ pub struct MigrationOutcome {
     /// guest's pause that its disk sees. Negative by as much as both wrote.
     pub pause_ms: Option<f64>,
     /// How much of it is storage: by how much it is longer than in the same migration with both nodes attached by hand, measured
-    /// in the same run. Less than nothing by chance, where it is nothing.
+    /// in the same run. Less than nothing by chance, where it is nothing. In pods there is no such migration: what of the pause is
+    /// not between QEMU's stop and its go, which is the most that storage can have of it.
     pub storage_ms: Option<f64>,
     /// Writes that do not follow on the one before, and records that are not on the disk.
     pub gaps: Option<u64>,
@@ -40,11 +41,11 @@ pub struct MigrationOutcome {
 const ENDED_WELL: &str = "unattributed";
 
 impl MigrationOutcome {
-    pub(super) fn of(vm: &str) -> Self {
+    pub(in crate::demo) fn of(vm: &str) -> Self {
         Self { vm: vm.to_owned(), ..Self::default() }
     }
 
-    pub(super) fn judged(&mut self, arrivals: &ArrivalVerdict, records: &RecordVerdict) {
+    pub(in crate::demo) fn judged(&mut self, arrivals: &ArrivalVerdict, records: &RecordVerdict) {
         self.pause_ms = arrivals.switch_gap_us.map(|gap| gap as f64 / 1000.0);
         self.gaps = Some(arrivals.gaps + records.bad);
         self.late_writes = Some(arrivals.late_writes);
