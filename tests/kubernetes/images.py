@@ -2,7 +2,7 @@
 """images.py OUT.tar PAUSE ROOT AGNHOST KIND=NAME ...: a docker archive of images made of what is on this machine.
 
 Kinds: pause, busybox, agnhost, glibc (GNU tools out of ROOT, the nodes' Debian tree); program:FILE, which is that one
-program and nothing else, as the cluster's own sidecars are; target:NAME:FOLDER, which is what that target of
+program and nothing else, as the cluster's own sidecars are; tree:FOLDER, the files below that folder; target:NAME:FOLDER, which is what that target of
 deploy/Dockerfile makes, of the Debian trees in FOLDER (base.tar, NAME.tar) and the programs in FOLDER/out. The names of
 images are the caller's.
 
@@ -76,11 +76,20 @@ def target(name, folder):
     layers.append(layer([(to.lstrip("/") + program, read(folder + "/out/" + program), 0o755) for program, to in s["files"]]))
     path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     return layers, {**s["config"], "Env": [path]}
+def tree(folder):
+    """All files below a folder, which are root's."""
+    def owned(i):
+        i.uid = i.gid = i.mtime = 0; i.uname = i.gname = "root"; return i
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as t:
+        for name in sorted(os.listdir(folder)): t.add(folder + "/" + name, name, filter=owned)
+    return out.getvalue()
 def kinds(k):
     if k.startswith("target:"): return target(*k.split(":", 2)[1:])
     if k.startswith("program:"):
         name = os.path.basename(k[8:])
         return [layer([(name, read(k[8:]), 0o755)])], {"Entrypoint": ["/" + name], "User": "65532:65532"}
+    if k.startswith("tree:"): return [tree(k[5:])], {"Env": ["PATH=/usr/bin"]}
     if k == "pause": return [layer([("pause", read(pause), 0o755)])], {"Entrypoint": ["/pause"]}
     if k == "busybox": return [base], {"Cmd": ["sh"], "Env": ["PATH=/bin:/usr/bin"]}
     if k == "agnhost":

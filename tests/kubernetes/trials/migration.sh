@@ -1,14 +1,14 @@
 # Sourced by hack/kubernetes: VMs that move, as KubeVirt's objects say (tests/kubevirt), around pods that kubelets run.
 
 # A claim as the disk of a VM that is to move has it, by a StorageClass that gives a migration so long.
-vm_disk() { # NAME SECONDS: prints the volume
+vm_disk() { # NAME SECONDS [SIZE]: prints the volume
     kubectl get storageclass cleat -o json | python3 -c '
 import json, sys
 kind = json.load(sys.stdin)
 kind["metadata"] = {"name": "cleat-vms-" + sys.argv[1]}
 kind["parameters"] = dict(kind.get("parameters") or {}, migrationTimeoutSeconds=sys.argv[1])
 print(json.dumps(kind))' "$2" | kubectl apply -f - >&2
-    printf 'apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: %s}\nspec: {accessModes: [ReadWriteMany], volumeMode: Block, storageClassName: cleat-vms-%s, resources: {requests: {storage: 64Mi}}}\n' "$1" "$2" |
+    printf 'apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: %s}\nspec: {accessModes: [ReadWriteMany], volumeMode: Block, storageClassName: cleat-vms-%s, resources: {requests: {storage: %s}}}\n' "$1" "$2" "${3:-64Mi}" |
         kubectl apply -f - >&2
     kubectl wait --for=jsonpath='{.status.phase}'=Bound "pvc/$1" --timeout=120s >&2
     kubectl get pvc "$1" -o jsonpath='{.spec.volumeName}'
