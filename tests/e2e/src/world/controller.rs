@@ -60,7 +60,7 @@ impl Controller {
         let socket = sockets.join(format!("csi-{}.sock", &uuid::Uuid::new_v4().simple().to_string()[..8]));
         let password = folder.join("rds-password");
         std::fs::write(&password, PASSWORD).with_context(|| format!("write {}", password.display()))?;
-        let mut arguments = arguments(&socket, folder, &password, &certificates, options);
+        let mut arguments = arguments(&socket, &password, &certificates, options);
         arguments.extend(store(folder, cluster));
         let csi = Endpoint::from_shared(format!("unix://{}", socket.display()))?.connect_lazy();
         let operator = operator_endpoint(&certificates)?.connect_lazy();
@@ -311,7 +311,6 @@ fn store(folder: &Path, cluster: Option<&ApiServer>) -> Vec<String> {
 
 fn arguments(
     socket: &Path,
-    folder: &Path,
     password: &Path,
     certificates: &Certificates,
     options: &WorldOptions,

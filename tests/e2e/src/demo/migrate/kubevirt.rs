@@ -167,8 +167,8 @@ impl Scene<'_> {
             "migration": migration, "migration_uid": uid,
             "source_node_id": "node-a", "target_node_id": "node-b", "result": self.came.result,
         });
-        let told = said(&document, &expected);
-        ensure!(told == expected, "cleatctl migration --json says {told}, and {expected} is so");
+        let shown = said(&document, &expected);
+        ensure!(shown == expected, "cleatctl migration --json says {shown}, and {expected} is so");
         let of_volumes = document["volumes"].as_array().map_or(0, Vec::len);
         ensure!(of_volumes == run.disks.len(), "cleatctl migration shows {of_volumes} volumes: {document}");
         Ok(())
