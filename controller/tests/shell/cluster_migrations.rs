@@ -8,7 +8,7 @@ use cleat_kubevirt::patch::Patch;
 use cleat_kubevirt::script::{Disk, Script, Step, VmPlan};
 use cleat_proto::cleat::v1::MigrationInfo;
 use cleat_proto::csi::v1 as csi;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tonic::{Code, Status};
 
 use crate::agent::Host;
@@ -51,32 +51,7 @@ impl Player {
 
     /// The claim, and the PersistentVolume that is bound to it.
     fn volume(&self) {
-        let print_uid = ["create", "-f", "FILE", "-o", "jsonpath={.metadata.uid}"];
-        let claim = self.with_file(
-            &json!({
-                "apiVersion": "v1", "kind": "PersistentVolumeClaim",
-                "metadata": {"name": "root", "namespace": NAMESPACE},
-                "spec": {
-                    "accessModes": ["ReadWriteMany"], "volumeMode": "Block", "storageClassName": "",
-                    "volumeName": "pv-vm-1", "resources": {"requests": {"storage": "1Gi"}},
-                },
-            }),
-            &print_uid,
-        );
-        self.with_file(
-            &json!({
-                "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "pv-vm-1"},
-                "spec": {
-                    "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteMany"], "volumeMode": "Block",
-                    "csi": {"driver": "cleat.io", "volumeHandle": "vm-1"},
-                    "claimRef": {
-                        "apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": NAMESPACE, "name": "root",
-                        "uid": claim,
-                    },
-                },
-            }),
-            &print_uid,
-        );
+        self.cluster.try_bound("vm-1", NAMESPACE, "root").unwrap();
     }
 
     fn kubevirt_comes(&self) {

@@ -113,7 +113,11 @@ impl Identities {
     /// A token of an account, and of no pod, for the API server itself.
     #[must_use]
     pub fn account_token(&self, namespace: &str, account: &str) -> String {
-        self.kubectl(&["create", "token", account, "--namespace", namespace])
+        self.try_account_token(namespace, account).unwrap()
+    }
+
+    pub(super) fn try_account_token(&self, namespace: &str, account: &str) -> Result<String, String> {
+        self.try_kubectl(&["create", "token", account, "--namespace", namespace])
     }
 
     /// The same token, for another time: signed by the cluster's own key. Nobody asks an API server for less than ten

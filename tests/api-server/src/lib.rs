@@ -1,11 +1,12 @@
 //! A real API server for tests, with a real etcd behind it, and what a person does to it.
 //!
-//! Needs `CLEAT_KUBERNETES`: the folder that `hack/kubernetes-programs api-server` prints.
+//! Needs `CLEAT_KUBERNETES`: the folder that `hack/kubernetes-programs --only apiserver` prints.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::missing_panics_doc)]
 
 mod fill;
 mod identities;
+mod volumes;
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,6 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use cleat_kubernetes::api::ApiServer;
-use cleat_kubernetes::attachments::usual_name;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -26,10 +26,14 @@ pub use identities::Identities;
 /// What deploy/ deploys, as plain manifests.
 pub const MANIFESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/manifests/cleat.yaml");
 
+const SERVER_LOG: &str = "server.err";
+const ETCD_LOG: &str = "etcd.err";
+
 /// Long enough for a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(90);
 
-/// One that a test has for itself, and may hurt. It ends when this is dropped.
+/// One that a test has for itself, and may hurt. It ends when this is dropped, and with the thread that has started it.
+#[derive(Debug)]
 pub struct Cluster {
     folder: tempfile::TempDir,
     kubectl: PathBuf,
@@ -49,10 +53,10 @@ impl Drop for Cluster {
 
 /// For tests that only use it. Statics are not dropped, so its programs end with the thread that started them.
 static SHARED: LazyLock<Shared> = LazyLock::new(|| {
-    let programs = programs();
+    let programs = programs().unwrap();
     let (send, started) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
-        let cluster = Cluster::start(programs);
+        let cluster = Cluster::start(&programs).unwrap();
         let identities = cluster.identities();
         let _ = send.send(Shared {
             kubectl: cluster.kubectl.clone(),
@@ -66,8 +70,13 @@ static SHARED: LazyLock<Shared> = LazyLock::new(|| {
     started.recv().expect("the API server starts")
 });
 
-fn programs() -> PathBuf {
-    std::env::var_os("CLEAT_KUBERNETES").expect("CLEAT_KUBERNETES says where kube-apiserver is").into()
+fn programs() -> Result<PathBuf, String> {
+    let named = std::env::var_os("CLEAT_KUBERNETES").map(PathBuf::from);
+    named.filter(|folder| folder.join("kube-apiserver").is_file()).ok_or_else(|| {
+        "cannot find kube-apiserver: CLEAT_KUBERNETES names no folder with it; set it to what hack/kubernetes-programs --only \
+         apiserver prints"
+            .to_owned()
+    })
 }
 
 /// A program that the kernel ends with the thread that starts it.
@@ -85,11 +94,19 @@ impl Cluster {
     /// One of its own, for a test that hurts it.
     #[must_use]
     pub fn own() -> Self {
-        Self::start(programs())
+        Self::try_own().unwrap()
     }
 
-    fn start(programs: PathBuf) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+    /// The same, for whoever has to say what failed.
+    ///
+    /// # Errors
+    /// Which program is not there or does not get ready, with what it said last.
+    pub fn try_own() -> Result<Self, String> {
+        Self::start(&programs()?)
+    }
+
+    fn start(programs: &Path) -> Result<Self, String> {
+        let folder = tempfile::tempdir().map_err(|error| format!("cannot make a folder: {error}"))?;
         let (client, peer, secure) = (free_port(), free_port(), free_port());
         let at = |port| format!("http://127.0.0.1:{port}");
         let state = |name: &str| folder.path().join(name).display().to_string();
@@ -105,15 +122,19 @@ impl Cluster {
             ])
             .stdin(Stdio::null())
             .stdout(log("etcd.out"))
-            .stderr(log("etcd.err"))
+            .stderr(log(ETCD_LOG))
             .spawn()
-            .expect("etcd is installed: hack/setup");
+            .map_err(|error| format!("cannot start etcd: {error}; hack/setup etcd brings it"))?;
         let key = state("sa.key");
-        let made = Command::new("openssl").args(["genrsa", "-out", &key, "2048"]).output().unwrap();
-        assert!(made.status.success());
+        let made = Command::new("openssl").args(["genrsa", "-out", &key, "2048"]).output();
+        let made = made.map_err(|error| format!("cannot run openssl: {error}; install it"))?;
+        if !made.status.success() {
+            return Err(format!("openssl makes no key: {}", String::from_utf8_lossy(&made.stderr).trim()));
+        }
         identities::make_client_ca(folder.path());
         std::fs::write(state("tokens.csv"), "admin-token,admin,1,\"system:masters\"\n").unwrap();
-        let server = ends_with_us(&programs.join("kube-apiserver"))
+        let program = programs.join("kube-apiserver");
+        let server = ends_with_us(&program)
             .args([&format!("--etcd-servers={}", at(client)), "--bind-address=127.0.0.1"])
             .args([&format!("--secure-port={secure}"), &format!("--cert-dir={}", state("certs"))])
             .args(["--service-cluster-ip-range=10.96.0.0/16", "--authorization-mode=RBAC"])
@@ -133,9 +154,9 @@ impl Cluster {
             ])
             .stdin(Stdio::null())
             .stdout(log("server.out"))
-            .stderr(log("server.err"))
+            .stderr(log(SERVER_LOG))
             .spawn()
-            .unwrap();
+            .map_err(|error| format!("cannot start {}: {error}", program.display()))?;
         let at = format!("https://127.0.0.1:{secure}");
         let kubeconfig = format!(
             "apiVersion: v1\nkind: Config\n\
@@ -144,13 +165,28 @@ impl Cluster {
              contexts: [{{name: c, context: {{cluster: c, user: admin}}}}]\ncurrent-context: c\n"
         );
         std::fs::write(folder.path().join("kubeconfig"), kubeconfig).unwrap();
-        let cluster = Self { folder, kubectl: programs.join("kubectl"), at, server, etcd };
+        let mut cluster = Self { folder, kubectl: programs.join("kubectl"), at, server, etcd };
+        cluster.wait_ready()?;
+        Ok(cluster)
+    }
+
+    fn wait_ready(&mut self) -> Result<(), String> {
         let deadline = Instant::now() + PATIENCE;
-        while !cluster.try_kubectl(&["get", "--raw", "/readyz"]).is_ok_and(|answer| answer == "ok") {
-            assert!(Instant::now() < deadline, "the API server is not ready: {}", cluster.complaints());
+        loop {
+            let answer = self.try_kubectl(&["get", "--raw", "/readyz"]);
+            if answer.as_deref() == Ok("ok") {
+                return Ok(());
+            }
+            let children = [("etcd", &mut self.etcd), ("the API server", &mut self.server)];
+            let ended = children.into_iter().find_map(|(what, child)| Some((what, child.try_wait().ok()??)));
+            if let Some((what, status)) = ended {
+                return Err(format!("{what} has ended at once ({status}): {}", self.complaints()));
+            }
+            if Instant::now() > deadline {
+                return Err(format!("the API server is not ready: {answer:?}; {}", self.complaints()));
+            }
             std::thread::park_timeout(Duration::from_millis(300));
         }
-        cluster
     }
 
     /// As its administrator.
@@ -165,18 +201,42 @@ impl Cluster {
         Identities::new(self.folder.path(), &self.kubectl, &self.at)
     }
 
+    /// kubectl.
+    #[must_use]
+    pub fn kubectl_program(&self) -> &Path {
+        &self.kubectl
+    }
+
+    /// What its programs log.
+    #[must_use]
+    pub fn logs(&self) -> [PathBuf; 2] {
+        [SERVER_LOG, ETCD_LOG].map(|name| self.folder.path().join(name))
+    }
+
     /// What deploy/ deploys is in it from now on, and runs nowhere. Gives a kubeconfig of the controller's account: with the
     /// rights that are deployed, and no others.
     #[must_use]
     pub fn deployed(&self) -> PathBuf {
-        self.kubectl(&["apply", "--server-side", "--validate=strict", "-f", MANIFESTS]);
+        self.try_deployed().unwrap()
+    }
+
+    /// The same, for whoever has to say what failed.
+    ///
+    /// # Errors
+    /// What kubectl says then.
+    pub fn try_deployed(&self) -> Result<PathBuf, String> {
+        self.try_kubectl(&["apply", "--server-side", "--validate=strict", "-f", MANIFESTS])?;
         let identities = self.identities();
-        identities.with_token(&identities.account_token("cleat-system", "cleat-controller"))
+        let token = identities.try_account_token("cleat-system", "cleat-controller")?;
+        Ok(identities.with_token(&token))
     }
 
     fn complaints(&self) -> String {
-        let text = std::fs::read_to_string(self.folder.path().join("server.err")).unwrap_or_default();
-        text.lines().rev().take(20).collect::<Vec<_>>().join("\n")
+        let last = |file: &PathBuf| {
+            let text = std::fs::read_to_string(file).unwrap_or_default();
+            text.lines().rev().take(20).collect::<Vec<_>>().join("\n")
+        };
+        self.logs().each_ref().map(last).join("\n")
     }
 
     /// The API server answers nothing until it is let go.
@@ -190,58 +250,6 @@ impl Cluster {
         self.try_kubectl(arguments).unwrap()
     }
 
-    /// What the attach/detach controller writes for a pod that is to run there, and the volume that it names: as
-    /// ReadWriteMany (`shared`) or ReadWriteOnce.
-    pub fn wants(&self, volume: &str, node: &str, shared: bool) {
-        let mode = if shared { "ReadWriteMany" } else { "ReadWriteOnce" };
-        let name = usual_name(volume, DRIVER, node);
-        let apply = |what: &str, objects: String| {
-            let file = self.folder.path().join(format!("{name}-{what}.yaml"));
-            std::fs::write(&file, objects).unwrap();
-            self.kubectl(&["apply", "-f", &file.display().to_string()]);
-        };
-        // One that a test has made itself stays as it is.
-        if self.try_kubectl(&["get", "pv", &format!("pv-{volume}")]).is_err() {
-            apply(
-                "pv",
-                format!(
-                    "apiVersion: v1\nkind: PersistentVolume\nmetadata: {{name: pv-{volume}}}\n\
-                     spec: {{capacity: {{storage: 1Gi}}, accessModes: [{mode}], volumeMode: Block, \
-                     persistentVolumeReclaimPolicy: Retain, csi: {{driver: {DRIVER}, volumeHandle: {volume}}}}}\n"
-                ),
-            );
-        }
-        apply(
-            "va",
-            format!(
-                "apiVersion: storage.k8s.io/v1\nkind: VolumeAttachment\nmetadata: {{name: {name}}}\n\
-                 spec: {{attacher: {DRIVER}, nodeName: {node}, source: {{persistentVolumeName: pv-{volume}}}}}\n"
-            ),
-        );
-    }
-
-    /// What the attacher writes when its Publish was answered.
-    pub fn attached(&self, volume: &str, node: &str, epoch: &str) {
-        let status = format!(
-            r#"{{"status": {{"attached": true, "attachmentMetadata": {{"cleat.io/epoch": "{epoch}"}}}}}}"#
-        );
-        let name = usual_name(volume, DRIVER, node);
-        self.kubectl(&[
-            "patch",
-            "volumeattachment",
-            &name,
-            "--subresource=status",
-            "--type=merge",
-            "-p",
-            &status,
-        ]);
-    }
-
-    /// The VolumeAttachment goes.
-    pub fn wants_no_more(&self, volume: &str, node: &str) {
-        self.kubectl(&["delete", "volumeattachment", &usual_name(volume, DRIVER, node)]);
-    }
-
     /// The same, where it may be refused.
     ///
     /// # Errors
@@ -252,7 +260,8 @@ impl Cluster {
 }
 
 fn kubectl(program: &Path, kubeconfig: &Path, arguments: &[&str]) -> Result<String, String> {
-    let output = Command::new(program).arg("--kubeconfig").arg(kubeconfig).args(arguments).output().unwrap();
+    let output = Command::new(program).arg("--kubeconfig").arg(kubeconfig).args(arguments).output();
+    let output = output.map_err(|error| format!("cannot run {}: {error}", program.display()))?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
     if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
 }
