@@ -57,6 +57,10 @@ enum Other {
         /// Break something on purpose: the run must end with an error
         #[arg(long, value_enum, value_name = "MODE")]
         sabotage: Option<MigrateSabotage>,
+        /// Play KubeVirt's part on an API server beside the machines, where the controller keeps its records: who migrates has to
+        /// be on record then. CLEAT_KUBERNETES says where its program is
+        #[arg(long)]
+        kubevirt: bool,
         /// What goes wrong in a migration that has to end well all the same; of several, in one migration after the other
         #[arg(long, value_enum, value_name = "FAULT,…", value_delimiter = ',', conflicts_with = "sabotage")]
         fault: Vec<MigrateFault>,
@@ -86,9 +90,13 @@ fn ran(cli: &Cli) -> anyhow::Result<ExitCode> {
             print_json(*json, &outcome)?;
             outcome.ok
         }
-        Some(Other::Migrate { json, kernel, sabotage, fault }) => {
-            let options =
-                MigrateOptions { kernel: kernel.clone(), sabotage: *sabotage, faults: fault.clone() };
+        Some(Other::Migrate { json, kernel, sabotage, kubevirt, fault }) => {
+            let options = MigrateOptions {
+                kernel: kernel.clone(),
+                sabotage: *sabotage,
+                kubevirt: *kubevirt,
+                faults: fault.clone(),
+            };
             let outcome = runtime.block_on(migrate::run(&run, &options))?;
             print_json(*json, &outcome)?;
             outcome.ok

@@ -22,7 +22,9 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 
 use super::certificates::Certificates;
 use super::rds::{BASE_PATH, CLUSTER, PASSWORD, USER};
-use super::{Look, Metrics, NQN_PREFIX, RDS_NUMBER, START, TargetView, Watch, WorldOptions, wait_for};
+use super::{
+    ApiServer, Look, Metrics, NQN_PREFIX, RDS_NUMBER, START, TargetView, Watch, WorldOptions, wait_for,
+};
 
 /// Where the controller serves agents, on the management network.
 pub const AGENT_PORT: u16 = 7000;
@@ -52,12 +54,14 @@ impl Controller {
         folder: &Path,
         certificates: Certificates,
         options: &WorldOptions,
+        cluster: Option<&ApiServer>,
     ) -> anyhow::Result<Self> {
         // In the run's own folder and not the world's: a Unix socket's path is at most 107 bytes long.
         let socket = sockets.join(format!("csi-{}.sock", &uuid::Uuid::new_v4().simple().to_string()[..8]));
         let password = folder.join("rds-password");
         std::fs::write(&password, PASSWORD).with_context(|| format!("write {}", password.display()))?;
-        let arguments = arguments(&socket, folder, &password, &certificates, options);
+        let mut arguments = arguments(&socket, &password, &certificates, options);
+        arguments.extend(store(folder, cluster));
         let csi = Endpoint::from_shared(format!("unix://{}", socket.display()))?.connect_lazy();
         let operator = operator_endpoint(&certificates)?.connect_lazy();
         let (log, child) = (folder.join("controller.log"), Mutex::new(None));
@@ -294,9 +298,19 @@ fn operator_endpoint(certificates: &Certificates) -> anyhow::Result<Endpoint> {
         .keep_alive_while_idle(true))
 }
 
+/// Where its records are.
+fn store(folder: &Path, cluster: Option<&ApiServer>) -> Vec<String> {
+    match cluster {
+        None => vec![format!("--store=file:{}", folder.join("controller-state").display())],
+        Some(cluster) => vec![
+            "--store=kubernetes".to_owned(),
+            format!("--kubeconfig={}", cluster.controllers_kubeconfig().display()),
+        ],
+    }
+}
+
 fn arguments(
     socket: &Path,
-    folder: &Path,
     password: &Path,
     certificates: &Certificates,
     options: &WorldOptions,
@@ -307,7 +321,6 @@ fn arguments(
     put("csi-socket", path(socket));
     put("agent-listen", address(AGENT_PORT));
     put("operator-listen", address(OPERATOR_PORT));
-    put("store", format!("file:{}", path(&folder.join("controller-state"))));
     put("tls-cert", path(&certificates.controller.cert));
     put("tls-key", path(&certificates.controller.key));
     put("agent-client-ca", path(&certificates.agent_ca));

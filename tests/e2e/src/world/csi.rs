@@ -201,7 +201,7 @@ impl World {
         self.publish_within(volume, node, DEADLINE).await
     }
 
-    /// ControllerPublishVolume with a deadline of the caller's.
+    /// ControllerPublishVolume with a deadline of the caller's. In a cluster a VolumeAttachment asks for it first.
     ///
     /// # Errors
     /// The controller's, or that the deadline passed.
@@ -211,6 +211,9 @@ impl World {
         node: &Node,
         deadline: Duration,
     ) -> Result<Timed<PublishContext>, Status> {
+        if let Some(cluster) = self.cluster() {
+            cluster.wanted(volume, node).map_err(|error| Status::internal(format!("{error:#}")))?;
+        }
         let message = ControllerPublishVolumeRequest {
             volume_id: volume.id.clone(),
             node_id: node.name().to_owned(),
@@ -233,7 +236,7 @@ impl World {
         self.unpublish_within(volume, node, DEADLINE).await
     }
 
-    /// ControllerUnpublishVolume with a deadline of the caller's.
+    /// ControllerUnpublishVolume with a deadline of the caller's. In a cluster its VolumeAttachment goes first.
     ///
     /// # Errors
     /// The controller's, or that the deadline passed.
@@ -243,6 +246,9 @@ impl World {
         node: &Node,
         deadline: Duration,
     ) -> Result<Timed<()>, Status> {
+        if let Some(cluster) = self.cluster() {
+            cluster.unwanted(volume, node).map_err(|error| Status::internal(format!("{error:#}")))?;
+        }
         let message = ControllerUnpublishVolumeRequest {
             volume_id: volume.id.clone(),
             node_id: node.name().to_owned(),

@@ -35,6 +35,7 @@
 
 mod by_hand;
 mod certificates;
+mod cluster;
 mod controller;
 mod csi;
 mod fencing;
@@ -54,7 +55,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use cleat_rig::{Initramfs, KernelImage, Machine, MachineSpec, Namespace, Network, program};
 use futures_util::future::try_join_all;
 
@@ -62,6 +63,7 @@ use crate::sequence::{Name, Report, RunFacts};
 
 pub use by_hand::ByHand;
 pub use certificates::{Certificates, Pair};
+pub use cluster::{ApiServer, VMS};
 pub use controller::{AGENT_PORT, Controller};
 pub use csi::{Access, AttachTimes, Attached, DetachTimes, PublishContext, Timed, Volume};
 pub use metrics::Metrics;
@@ -95,6 +97,7 @@ pub struct World {
     kernels: Kernels,
     folder: PathBuf,
     collected: AtomicU32,
+    cluster: Option<ApiServer>,
 }
 
 /// Runs something of the rig, which blocks, beside the async world.
@@ -134,7 +137,9 @@ impl World {
         let names = (0..options.nodes).map(node_name).collect::<anyhow::Result<Vec<_>>>()?;
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let certificates = Certificates::make(&folder, &host, &rds_address, &names)?;
-        let controller = Controller::new(run.run_dir().path(), &folder, certificates.clone(), options)?;
+        let cluster = if options.in_cluster { Some(ApiServer::start().await?) } else { None };
+        let sockets = run.run_dir().path();
+        let controller = Controller::new(sockets, &folder, certificates.clone(), options, cluster.as_ref())?;
         let kernels = Kernels::of(options)?;
 
         // The namespace's own threads boot them side by side; meanwhile this thread has nothing else to do.
@@ -148,7 +153,7 @@ impl World {
                 Node::new((*name).to_owned(), machine, &certificates, pair.clone(), options)
             })
             .collect::<anyhow::Result<Vec<Node>>>()?;
-        Ok(Self { rds, controller, nodes, kernels, folder, collected: AtomicU32::new(0) })
+        Ok(Self { rds, controller, nodes, kernels, folder, collected: AtomicU32::new(0), cluster })
     }
 
     async fn start(&self) -> anyhow::Result<()> {
@@ -220,6 +225,12 @@ impl World {
         self.kernels
     }
 
+    /// The API server of its cluster, if it has one.
+    #[must_use]
+    pub fn cluster(&self) -> Option<&ApiServer> {
+        self.cluster.as_ref()
+    }
+
     /// The folder of this world on the host: certificates, the controller's state and log.
     #[must_use]
     pub fn folder(&self) -> &Path {
@@ -280,6 +291,10 @@ impl World {
         if std::fs::copy(self.controller.log_file(), folder.join("controller.log")).is_err() {
             missing += 1;
         }
+        for log in self.cluster.iter().flat_map(ApiServer::logs) {
+            let name = log.file_name().unwrap_or_default();
+            missing += usize::from(std::fs::copy(&log, folder.join(name)).is_err());
+        }
         (folder, missing)
     }
 
@@ -287,8 +302,12 @@ impl World {
     /// finds them.
     ///
     /// # Errors
-    /// If a machine is still in use by something else of this program.
+    /// If a machine is still in use by something else of this program, or there is an API server, which ends with it.
     pub fn keep(self, run: &Namespace) -> anyhow::Result<String> {
+        ensure!(
+            self.cluster.is_none(),
+            "cannot leave a world with an API server: that ends with this program"
+        );
         let mut machines = vec![self.rds.into_machine()?];
         for node in self.nodes {
             machines.push(node.into_machine()?);

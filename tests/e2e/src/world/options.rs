@@ -39,6 +39,8 @@ pub struct WorldOptions {
     pub rds_disk_mib: u32,
     /// What the RDS does, and is known to do.
     pub target: TargetView,
+    /// The controller keeps its records in a cluster: an API server runs beside it.
+    pub in_cluster: bool,
     /// Further arguments of `cleat-controller`.
     pub controller_args: Vec<String>,
     /// Further arguments of `cleat-agent`.
@@ -65,6 +67,7 @@ impl WorldOptions {
             rds_cpus: 1,
             rds_disk_mib: 8192,
             target: TargetView::default(),
+            in_cluster: false,
             controller_args: Vec::new(),
             agent_args: Vec::new(),
             log_filter: "info".to_owned(),

@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
+use cleat_kubevirt::script::Step;
 use cleat_rig::Network;
 use rds_sim::control::NewUuid;
 use tokio::task::block_in_place;
 
 use super::super::PATIENCE;
 use super::MigrateFault;
+use super::kubevirt::SWITCHED;
 use super::scene::{Run, SOME_DOTS, Scene};
 use crate::vm::migrate::MigrateEnd;
 use crate::vm::qemu::Vm;
@@ -102,6 +104,7 @@ impl Scene<'_> {
         ensure!(status == "running", "QEMU on node-a is {status} after it was called off");
         on_nodes::writes_on(&source, SOME_DOTS, PATIENCE).await?;
         self.say.line("QEMU says cancelled; the guest writes on, on node-a");
+        self.play(&[Step::Aborted]).await?;
         self.note_controllers(&mut run, true).await?;
         // It ends by itself when the stream breaks off.
         block_in_place(|| target.quit()).context("QEMU on node-b")?;
@@ -147,6 +150,7 @@ impl Scene<'_> {
         fenced?;
         // Its kubelet ends the pod.
         drop(source);
+        self.play(&[Step::SourceEnds]).await?;
         let say = &mut *self.say;
         let mut last = String::new();
         world
@@ -169,6 +173,7 @@ impl Scene<'_> {
         let world = self.world;
         on_nodes::writes_on(target, SOME_DOTS, PATIENCE).await?;
         self.say.line("the guest writes on node-b");
+        self.play(&SWITCHED).await?;
         self.wait_switchover(run).await?;
         block_in_place(|| trace::mark(world.rds.machine(), FENCED))?;
         let volume = run.first()?.volume.clone();

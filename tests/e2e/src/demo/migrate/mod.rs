@@ -8,6 +8,7 @@
 
 mod faults;
 mod judge;
+mod kubevirt;
 mod outcome;
 mod scene;
 
@@ -33,6 +34,8 @@ pub struct MigrateOptions {
     pub kernel: String,
     /// What is broken on purpose.
     pub sabotage: Option<MigrateSabotage>,
+    /// The controller keeps its records in a cluster, in which KubeVirt's part is played: who migrates is known then.
+    pub kubevirt: bool,
     /// What goes wrong, in one migration after the other; nothing does in one if none is named.
     pub faults: Vec<MigrateFault>,
 }
@@ -86,7 +89,11 @@ pub async fn run(run: &Namespace, options: &MigrateOptions) -> anyhow::Result<Mi
     ));
     say.plain("");
     let mut outcome = MigrateOutcome { ok: false, migrations: Vec::new() };
-    say.line("booting one RDS and two nodes with QEMU");
+    if options.kubevirt {
+        say.line("starting an API server, with what deploy/ deploys and KubeVirt's kinds; then one RDS and two nodes with QEMU");
+    } else {
+        say.line("booting one RDS and two nodes with QEMU");
+    }
     let world = match boot(run, options).await {
         Ok(world) => world,
         Err(error) => {
@@ -160,7 +167,8 @@ fn tell(outcome: &MigrateOutcome, say: &mut Say) {
             (Some(pause), None) => format!("a pause of {pause:.0} ms"),
             (None, _) => "no pause, for it has never left node-a".to_owned(),
         };
-        say.plain(&format!("{}: {result}, {pause}", migration.vm));
+        let moved_by = migration.attributed_to.as_deref().unwrap_or("nobody known");
+        say.plain(&format!("{}: {result} by {moved_by}, {pause}", migration.vm));
     }
     say.plain("");
     let count = outcome.migrations.len();
@@ -173,6 +181,7 @@ fn tell(outcome: &MigrateOutcome, say: &mut Say) {
 
 async fn boot(run: &Namespace, options: &MigrateOptions) -> anyhow::Result<World> {
     let mut world = WorldOptions::on_kernel(&options.kernel).nodes(2);
+    world.in_cluster = options.kubevirt;
     if options.faults.contains(&MigrateFault::FreezeSource) {
         // What production waits for, shortened to what an emulated machine needs.
         world = world.agent_options([["--keep-alive", "3s"]]).controller_options([

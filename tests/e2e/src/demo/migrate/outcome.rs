@@ -1,5 +1,6 @@
 //! The demo's result for machines: one JSON object of a shape that others rely on.
 
+use cleat_proto::cleat::v1::MigrationInfo;
 use serde::Serialize;
 
 use crate::vm::arrivals::ArrivalVerdict;
@@ -21,6 +22,10 @@ pub struct MigrationOutcome {
     pub vm: String,
     /// As the controller has recorded it.
     pub result: Option<String>,
+    /// The migration's object, as the controller has recorded it; null where no KubeVirt is played.
+    pub attributed_to: Option<String>,
+    /// Its UID.
+    pub migration_uid: Option<String>,
     /// From the source's last write to the target node's first, as the target saw them arrive, milliseconds: all of the
     /// guest's pause that its disk sees. Negative by as much as both wrote.
     pub pause_ms: Option<f64>,
@@ -35,9 +40,15 @@ pub struct MigrationOutcome {
     pub repeats: Option<u64>,
 }
 
-/// The result that the controller records of a migration that nobody but itself knows of, once one side has gone: there is
-/// no KubeVirt here.
-const ENDED_WELL: &str = "unattributed";
+/// The result that the controller has to record once this side has gone. Where no KubeVirt is, nobody but itself knows of the
+/// migration. The target goes only where it was called off.
+pub(super) fn result_to_record(has_kubevirt: bool, left: &str) -> &'static str {
+    match (has_kubevirt, left) {
+        (false, _) => "unattributed",
+        (true, "source") => "completed",
+        (true, _) => "rolled_back",
+    }
+}
 
 impl MigrationOutcome {
     pub(super) fn of(vm: &str) -> Self {
@@ -51,9 +62,11 @@ impl MigrationOutcome {
         self.repeats = Some(arrivals.repeats);
     }
 
-    /// Whether its record has ended as it should.
-    pub(super) fn has_ended_well(&self) -> bool {
-        self.result.as_deref().is_some_and(|result| result == ENDED_WELL)
+    pub(super) fn recorded(&mut self, record: &MigrationInfo) {
+        self.result = Some(record.result.clone());
+        let known = !record.migration_uid.is_empty();
+        self.attributed_to = known.then(|| record.attributed_to.clone());
+        self.migration_uid = known.then(|| record.migration_uid.clone());
     }
 }
 
@@ -61,10 +74,19 @@ impl MigrationOutcome {
 mod tests {
     use super::*;
 
+    fn record(result: &str, (attributed_to, uid): (&str, &str)) -> MigrationInfo {
+        MigrationInfo {
+            result: result.to_owned(),
+            attributed_to: attributed_to.to_owned(),
+            migration_uid: uid.to_owned(),
+            ..MigrationInfo::default()
+        }
+    }
+
     #[test]
     fn the_shape_is_the_one_that_others_rely_on() {
         let mut migration = MigrationOutcome::of("vm-demo");
-        migration.result = Some("unattributed".to_owned());
+        migration.recorded(&record("completed", ("vms/vm-demo-1", "u-1")));
         let arrivals = ArrivalVerdict {
             switch_gap_us: Some(238_700),
             gaps: 1,
@@ -75,21 +97,24 @@ mod tests {
         migration.judged(&arrivals, &RecordVerdict { bad: 2, ..RecordVerdict::default() });
         let outcome = MigrateOutcome { ok: false, migrations: vec![migration] };
         let expected = concat!(
-            r#"{"ok":false,"migrations":[{"vm":"vm-demo","result":"unattributed","pause_ms":238.7,"#,
-            r#""storage_ms":null,"gaps":3,"late_writes":0,"repeats":3}]}"#
+            r#"{"ok":false,"migrations":[{"vm":"vm-demo","result":"completed","attributed_to":"vms/vm-demo-1","#,
+            r#""migration_uid":"u-1","pause_ms":238.7,"storage_ms":null,"gaps":3,"late_writes":0,"repeats":3}]}"#
         );
         assert_eq!(serde_json::to_string(&outcome).expect("json"), expected);
     }
 
     #[test]
-    fn a_record_that_runs_on_or_failed_has_not_ended_well() {
-        let ended = |result: Option<&str>| {
-            MigrationOutcome { result: result.map(str::to_owned), ..MigrationOutcome::default() }
-                .has_ended_well()
-        };
-        assert!(ended(Some("unattributed")) && !ended(Some("completed")));
-        for other in [None, Some("running"), Some("rolled_back"), Some("timed_out"), Some("failed")] {
-            assert!(!ended(other), "{other:?}");
-        }
+    fn a_record_of_which_nobody_says_whose_it_is_names_nobody() {
+        let mut migration = MigrationOutcome::of("vm-demo");
+        migration.recorded(&record("unattributed", ("unattributed", "")));
+        assert_eq!(migration.result.as_deref(), Some("unattributed"));
+        assert_eq!((migration.attributed_to, migration.migration_uid), (None, None));
+    }
+
+    #[test]
+    fn with_kubevirt_the_result_is_by_which_side_has_gone() {
+        assert_eq!(result_to_record(true, "source"), "completed");
+        assert_eq!(result_to_record(true, "target"), "rolled_back");
+        assert_eq!(["source", "target"].map(|left| result_to_record(false, left)), ["unattributed"; 2]);
     }
 }

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
+use cleat_kubevirt::script::Step;
 use cleat_rig::Network;
 use futures_util::future::try_join_all;
 use serde_json::json;
@@ -17,6 +18,8 @@ use tokio::task::block_in_place;
 
 use super::super::PATIENCE;
 use super::super::say::{Say, duration};
+use super::kubevirt::{PlayedVm, SWITCHED, whose};
+use super::outcome::result_to_record;
 use super::{MigrateFault, MigrateSabotage, MigrationOutcome};
 use crate::vm::guest::GuestProgram;
 use crate::vm::migrate::{self, MigrateEnd, MigrateSettings, Migrated};
@@ -25,7 +28,7 @@ use crate::vm::qemu::Vm;
 use crate::world::{Access, Attached, Look, Node, Rung, Volume, World, wait_for};
 
 /// The VM, and the volume's name.
-const NAME: &str = "vm-demo";
+pub(super) const NAME: &str = "vm-demo";
 /// The volume that comes while it runs.
 const PLUGGED: &str = "vm-demo-plugged";
 /// Only what is written takes place.
@@ -48,6 +51,8 @@ pub(super) struct Scene<'s> {
     sabotage: Option<MigrateSabotage>,
     pub(super) say: &'s mut Say,
     pub(super) came: MigrationOutcome,
+    /// What KubeVirt has of the VM, if that is played.
+    pub(super) kubevirt: Option<PlayedVm>,
     /// What was not as it should be, and kept nothing else from being looked at.
     pub(super) amiss: Vec<String>,
 }
@@ -88,7 +93,8 @@ impl<'s> Scene<'s> {
         fault: Option<MigrateFault>,
         say: &'s mut Say,
     ) -> Self {
-        Self { world, fault, sabotage, say, came: MigrationOutcome::of(NAME), amiss: Vec::new() }
+        let (came, kubevirt, amiss) = (MigrationOutcome::of(NAME), None, Vec::new());
+        Self { world, fault, sabotage, say, came, kubevirt, amiss }
     }
 
     pub(super) fn into_outcome(self) -> MigrationOutcome {
@@ -104,22 +110,27 @@ impl<'s> Scene<'s> {
         let (from, to) = (world.a(), world.b());
         let mut run = self.make_disks().await?;
 
-        let at_source = self.attach(&run, from).await?;
+        self.vm_made(&run).await?;
+        let at_source = self.attach(&run.disks, from).await?;
         self.say.took("attached to node-a", slowest(&at_source));
         let disks = paths(&at_source);
         let source = on_nodes::boot(NAME, world.rds.machine(), from, &disks, &run.program).await?;
         self.say.line("a guest of QEMU on node-a writes records as fast as it can");
+        self.vm_runs(&run).await?;
+        self.target_comes().await?;
         if self.sabotage == Some(MigrateSabotage::OtherIdentity) {
             return self.refused_by_identity(&run).await;
         }
-        let at_target = self.attach(&run, to).await?;
+        let at_target = self.attach_target(&run, to).await?;
         self.say.took("attached to node-b, beside node-a, whose guest writes", slowest(&at_target));
         let target = on_nodes::receive(NAME, to, &paths(&at_target))?;
+        self.play(&[Step::TargetReady]).await?;
+        self.wait_attributed(&run).await?;
         on_nodes::writes_on(&source, SOME_DOTS, PATIENCE).await?;
         self.note_controllers(&mut run, true).await?;
         self.write_plugged(&source, 0)?;
 
-        let came = self.migrate(&source, &target, to)?;
+        let came = self.migrate(&source, &target, to).await?;
         if self.is(MigrateFault::Cancel) {
             return self.called_off(run, came.end, source, target).await;
         }
@@ -133,12 +144,14 @@ impl<'s> Scene<'s> {
         } else {
             on_nodes::writes_on(&target, SOME_DOTS, PATIENCE).await?;
             self.say.line("the guest writes on node-b");
+            self.play(&SWITCHED).await?;
             self.write_plugged(&target, 1)?;
             self.heal(&run).await?;
             self.note_controllers(&mut run, true).await?;
             self.wait_switchover(&run).await?;
             run.acknowledged = block_in_place(|| source.said())?.acknowledged();
             block_in_place(|| source.quit())?;
+            self.play(&[Step::SourceEnds]).await?;
             self.let_go(&run, &at_source, from).await?;
             self.recorded(&run, "source").await?;
         }
@@ -167,9 +180,9 @@ impl<'s> Scene<'s> {
         Ok(Run { disks, program: on_nodes::program(bytes), acknowledged: 0 })
     }
 
-    /// All volumes of the VM, side by side.
-    async fn attach(&self, run: &Run, node: &Node) -> anyhow::Result<Vec<Attached>> {
-        try_join_all(run.disks.iter().map(|disk| self.world.attach(&disk.volume, node))).await
+    /// These volumes of the VM, side by side.
+    pub(super) async fn attach(&self, disks: &[Disk], node: &Node) -> anyhow::Result<Vec<Attached>> {
+        try_join_all(disks.iter().map(|disk| self.world.attach(&disk.volume, node))).await
     }
 
     /// Adds the controllers that either node has now: a path that was made again has another one.
@@ -196,7 +209,7 @@ impl<'s> Scene<'s> {
         Ok(())
     }
 
-    fn migrate(&mut self, source: &Vm, target: &Vm, to: &Node) -> anyhow::Result<Migrated> {
+    async fn migrate(&mut self, source: &Vm, target: &Vm, to: &Node) -> anyhow::Result<Migrated> {
         let (world, fault) = (self.world, self.fault);
         let mut settings = MigrateSettings::default();
         if fault == Some(MigrateFault::Cancel) {
@@ -204,8 +217,12 @@ impl<'s> Scene<'s> {
             settings.downtime_limit = Duration::from_millis(1);
         }
         let runtime = Handle::current();
-        let mut done = None;
+        let (mut done, mut playing, mut kubevirt) = (None, None, self.kubevirt.take());
         let meanwhile = || -> anyhow::Result<()> {
+            // Who calls it off does so after it has begun.
+            if fault != Some(MigrateFault::Cancel) {
+                playing = kubevirt.take().map(|vm| runtime.spawn(vm.begins()));
+            }
             match fault {
                 Some(MigrateFault::CutPath) => {
                     to.machine().cut_path(Network::Storage1)?;
@@ -219,6 +236,9 @@ impl<'s> Scene<'s> {
                 }
                 Some(MigrateFault::Cancel) => {
                     runtime.block_on(on_nodes::writes_on(source, 1, PATIENCE))?;
+                    if let Some(vm) = &mut kubevirt {
+                        runtime.block_on(vm.play(&[Step::Began, Step::AbortAsked]))?;
+                    }
                     source.qmp().execute("migrate_cancel", json!({}))?;
                     done = Some("the migration is called off, with the guest's memory on its way");
                 }
@@ -233,6 +253,10 @@ impl<'s> Scene<'s> {
         if let Some(done) = done {
             self.say.line(done);
         }
+        self.kubevirt = match playing {
+            Some(playing) => Some(playing.await.context("whoever plays KubeVirt has panicked")??),
+            None => kubevirt,
+        };
         Ok(came)
     }
 
@@ -259,21 +283,28 @@ impl<'s> Scene<'s> {
         on_nodes::wait_dots(source, before + LATE_DOTS, PATIENCE).await
     }
 
-    /// What agents count is to show the switchover. That it does not is said at the end: all else can be looked at without.
+    /// What agents count of the first disk is to show the switchover; where KubeVirt says so, it is to be seen of each. That it
+    /// is not is said at the end: all else can be looked at without.
     pub(super) async fn wait_switchover(&mut self, run: &Run) -> anyhow::Result<()> {
-        let volume = &run.first()?.volume;
-        let seen = wait_for("the switchover on record", COUNTED, async || {
-            let recorded = self.world.controller.migrations().await?;
-            let ours = recorded.into_iter().find(|one| one.volume_id == volume.id);
-            let step = ours.iter().flat_map(|one| &one.steps).find(|step| step.name == "switchover").cloned();
-            Ok(Look::some(step, format!("{ours:?}")))
-        })
-        .await;
-        match seen {
-            Ok(step) => self.say.line(&format!("the switchover is on record, by {}", step.by)),
-            Err(error) => {
-                self.say.line(&format!("NOT SEEN: {error}"));
-                self.amiss.push(error.to_string());
+        let disks = if self.kubevirt.is_some() { run.disks.len() } else { 1 };
+        for disk in run.disks.iter().take(disks) {
+            let volume = &disk.volume.id;
+            let seen = wait_for(format!("the switchover of {volume} on record"), COUNTED, async || {
+                let recorded = self.world.controller.migrations().await?;
+                let ours = recorded.into_iter().find(|one| one.volume_id == *volume);
+                let mut steps = ours.iter().flat_map(|one| &one.steps);
+                let step = steps.find(|step| step.name == "switchover").cloned();
+                Ok(Look::some(step, format!("{ours:?}")))
+            })
+            .await;
+            match seen {
+                Ok(step) => {
+                    self.say.line(&format!("the switchover of {volume} is on record, by {}", step.by))
+                }
+                Err(error) => {
+                    self.say.line(&format!("NOT SEEN: {error}"));
+                    self.amiss.push(error.to_string());
+                }
             }
         }
         Ok(())
@@ -294,33 +325,48 @@ impl<'s> Scene<'s> {
     /// What the controller has made of the migration of each volume, once this side has gone.
     pub(super) async fn recorded(&mut self, run: &Run, left: &str) -> anyhow::Result<()> {
         let recorded = self.world.controller.migrations().await?;
+        let expected = result_to_record(self.kubevirt.is_some(), left);
         for disk in &run.disks {
             let ours = recorded.iter().find(|migration| migration.volume_id == disk.volume.id);
             let ours = ours.context("the controller has no record of the migration")?;
-            self.came.result = Some(ours.result.clone());
+            self.came.recorded(ours);
             let sides = (ours.source_node_id.as_str(), ours.target_node_id.as_str());
             ensure!(
                 sides == ("node-a", "node-b"),
                 "the controller has another migration on record: {ours:?}"
             );
-            ensure!(self.came.has_ended_well() && ours.left == left, "the record of the migration: {ours:?}");
+            let came = (ours.result.as_str(), ours.left.as_str());
+            ensure!(
+                came == (expected, left),
+                "the migration is on record as {came:?}, and has ended as {:?}: {ours:?}",
+                (expected, left)
+            );
+            let (says, is) = (whose(ours), self.whose());
+            ensure!(
+                says == is,
+                "the record says that it is the migration of {says:?}, and it is that of {is:?}"
+            );
             let steps: Vec<&str> = ours.steps.iter().map(|step| step.name.as_str()).collect();
             let once: BTreeSet<&str> = steps.iter().copied().collect();
             ensure!(once.len() == steps.len(), "a step is on record twice: {steps:?}");
             self.say.detail(&format!(
-                "recorded: {}, the {left} has gone, by way of {}",
+                "recorded: {}, {}, the {left} has gone, by way of {}",
                 ours.result,
+                ours.attributed_to,
                 steps.join(", ")
             ));
         }
-        Ok(())
+        self.noticed(run, left).await?;
+        self.drawn(run).await
     }
 
     /// Ends what is left, and says what was amiss.
     pub(super) async fn put_away(&mut self, run: &Run, at: &[Attached], node: &Node) -> anyhow::Result<()> {
+        self.play(&[Step::VmDeleted]).await?;
         for attached in at {
             self.world.detach(attached, node).await.with_context(|| format!("{} at the end", node.name()))?;
         }
+        self.unbind(run)?;
         for disk in &run.disks {
             self.world.delete_volume(&disk.volume).await.context("DeleteVolume")?;
         }
