@@ -305,6 +305,9 @@ fn store(folder: &Path, cluster: Option<&ApiServer>) -> Vec<String> {
         Some(cluster) => vec![
             "--store=kubernetes".to_owned(),
             format!("--kubeconfig={}", cluster.controllers_kubeconfig().display()),
+            // Beside machines that are emulated an API server may be seconds late. A claim outlives a controller that is killed.
+            "--lease-duration=40s".to_owned(),
+            "--api-timeout=10s".to_owned(),
         ],
     }
 }
