@@ -197,7 +197,7 @@ mod tests {
              users: [{{name: u, user: {user}}}]\ncontexts: [{{name: x, context: {{cluster: c, user: u}}}}]\n"
         );
         std::fs::write(&file, text).unwrap();
-        std::fs::write(dir.path().join("token"), "from-a-file\n").unwrap();
+        std::fs::write(dir.path().join("token"), "from-a-file").unwrap();
         Kubectl::read(Some(&file), Some("x")).await.unwrap().person().await.map_err(|error| error.to_string())
     }
 

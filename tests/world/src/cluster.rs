@@ -283,8 +283,9 @@ impl World {
                 let recorded = record.is_some_and(|r| attachment_of(r, n).is_some());
                 let listed = truth.acl && export.volume.is_listed(truth, &n);
                 // Without a record, and where the list does not say it, every node that is on record is waited for. Of
-                // a directive that is still on its way to it, it cannot say anything.
-                let can_say = record.is_none() && !self.is_told_to_attach(v, n);
+                // a directive that is still on its way to it, or that an older leader may send it yet, it cannot say anything.
+                let comes = self.is_told_to_attach(v, n) || goes_on(v, n);
+                let can_say = record.is_none() && !comes;
                 let asked = can_say
                     && self.cluster.nodes.contains_key(&node_id(n))
                     && !(truth.acl && export.volume.is_on());
@@ -292,8 +293,7 @@ impl World {
                 let wanted = |a: &VolumeAttachment| !a.nameless || can_say;
                 let wanted = self.cluster.attachments[v][n].as_ref().is_some_and(wanted);
                 let said = recorded || listed || asked || wanted;
-                let comes = || self.is_told_to_attach(v, n) || goes_on(v, n);
-                if self.cluster.lost[v][n] && !said && (self.can_write(v, n) || comes()) {
+                if self.cluster.lost[v][n] && !said && (self.can_write(v, n) || comes) {
                     self.cluster().unknown[v][n] = true;
                     let told = self.told();
                     (told.by_hand[v][n], told.unheard_stray[v][n]) = (true, Some(0));
