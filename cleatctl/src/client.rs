@@ -185,7 +185,7 @@ impl Controller {
     /// Looks for the controller that leads once more, after a call that was not answered: another one may lead by now.
     pub(crate) async fn find_again(&mut self) {
         let found = tokio::time::timeout(self.timeout, leading(&self.endpoints, self.timeout / 2)).await;
-        // Where there is none, the one before is asked again.
+        // Where nobody can be reached, the one before is asked again.
         if let Ok(Ok(channel)) = found {
             self.client = asks(channel);
         }

@@ -92,9 +92,7 @@ impl Wish {
         match self.ask(controller, keeper).await {
             Ok(ticket) => Heard::Ticket(Box::new(ticket)),
             Err(error) => {
-                if let AskError::Refused { status, .. } = &error
-                    && status.code() == Code::Unavailable
-                {
+                if another_may_lead(&error) {
                     controller.find_again().await;
                 }
                 Heard::Nothing(Causes(&error).to_string())
@@ -142,6 +140,9 @@ impl Wish {
                 }
                 None => {
                     let deleted = controller.delete_ticket(self.wish.id.clone()).await;
+                    if deleted.as_ref().is_err_and(another_may_lead) {
+                        controller.find_again().await;
+                    }
                     deleted.map_err(|error| Causes(&error).to_string())
                 }
             };
@@ -153,6 +154,11 @@ impl Wish {
         }
         Err(trouble)
     }
+}
+
+/// Whether the one that was asked may not lead any more.
+fn another_may_lead(error: &AskError) -> bool {
+    matches!(error, AskError::Refused { status, .. } if status.code() == Code::Unavailable)
 }
 
 /// Whether the controller has said that it keeps no ticket.
@@ -183,5 +189,6 @@ mod tests {
         for code in [Code::Unavailable, Code::DeadlineExceeded, Code::Unknown] {
             assert!(!is_certain(&refused(code)), "{code:?}: it may have been put");
         }
+        assert!(another_may_lead(&refused(Code::Unavailable)) && !another_may_lead(&refused(Code::NotFound)));
     }
 }

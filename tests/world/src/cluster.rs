@@ -4,7 +4,9 @@
 //! In comes what callers ask and are answered; out goes what the shipped shell hands to a core at its start and later
 //! (`controller/src/cluster`, `controller/src/nodes.rs`, `controller/src/engine/list_volumes.rs`). What always holds: who
 //! could write is asked of kernels and target alone, whatever the cluster says. Nobody can know of a node that stands on
-//! no record, no list and no VolumeAttachment, and whose agent is silent: that is the fault of whoever lost the records.
+//! no record, no list and no VolumeAttachment, and whose agent is silent: that is the fault of whoever lost the records. Nor
+//! can an agent that is heard report an Attach that is on its way to it, or that an older leader sends yet: who stands on
+//! nothing else is looked at by no check until that has come (docs/operating.md, "What no report can say").
 
 use std::collections::{BTreeMap, BTreeSet};
 

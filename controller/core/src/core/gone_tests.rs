@@ -98,3 +98,17 @@ fn a_node_declared_gone_before_its_fence_is_waited_for_once_it_is_heard() {
     assert!(!b.stored[&v()].fenced[0].is_gone(), "also after a restart");
     assert!(matches!(b.core.nodes[&n("a")].standing, Standing::Quarantined { .. }));
 }
+
+#[test]
+fn a_node_declared_gone_before_its_volume_was_deleted_is_waited_for_again() {
+    let mut b = alone(able());
+    b.silent("a");
+    b.declare_gone(90, "a");
+    b.rds_does_all();
+    assert!(b.stored[&v()].fenced[0].is_gone());
+    b.event(Event::DeleteBegins { request: RequestId(91), volume: v() });
+    b.event(Event::DeleteEnded { volume: v(), deletion: VolumeDeletion::Done });
+    b.hello("a", identity("a", "boot-2"));
+    let kept = b.stored.get(&v());
+    assert!(kept.is_some_and(|record| record.deleted && !record.fenced[0].is_gone()), "{kept:?}");
+}

@@ -335,13 +335,14 @@ impl Transition<'_> {
     pub(super) fn not_cut_off(&mut self, node: &NodeId, heard: &SessionId) {
         let until = self.now.plus(self.core.config.drain_bound_ms);
         for volume in self.volumes_about(node) {
-            // Of what was deleted there is nothing left to write to; it is sent a Revoke.
-            let Some(record) = self.core.volumes.get_mut(&volume).filter(|record| !record.deleted) else {
-                continue;
-            };
+            let Some(record) = self.core.volumes.get_mut(&volume) else { continue };
             for entry in record.fenced.iter_mut().filter(|f| f.node == *node && f.gone) {
                 entry.gone = false;
                 self.dirty.insert(volume.clone());
+            }
+            // Of what was deleted there is nothing left to write to; it is sent a Revoke.
+            if record.deleted {
+                continue;
             }
             let statement = |f: &Fenced| match &f.evidence.source {
                 Source::NodeGone { by, reason } if f.node == *node => Some((by.clone(), reason.clone())),
