@@ -79,8 +79,9 @@ impl<H: Host> Fleet<H> {
         };
         // In this order: see `Connections::still_there`.
         let Some(before) = self.sockets().await else { return };
+        let began = shared.disconnects.reading_begins();
         let Ok(topology) = shared.host.topology().await else { return };
-        shared.disconnects.belong(&topology.controllers);
+        shared.disconnects.belong(began, &topology.controllers);
         let Some(after) = self.sockets().await else { return };
         let sockets = in_both(&before, &after);
         let identity = &shared.identity;

@@ -168,12 +168,15 @@ impl<H: Host> Fleet<H> {
             .filter(|volume| volume.connects.are_running())
             .map(|volume| volume.id.clone())
             .collect();
+        let disconnects = &self.inner.shared.disconnects;
+        let mut began = disconnects.reading_begins();
         let (mut number, mut topology) = self.topology().await?;
         if !topology.unreadable.is_empty() {
             // Anything that could not be read makes every volume doubtful, so it is read once more.
+            began = disconnects.reading_begins();
             (number, topology) = self.topology().await?;
         }
-        self.inner.shared.disconnects.belong(&topology.controllers);
+        disconnects.belong(began, &topology.controllers);
         for id in self.in_kernel(&topology) {
             self.volume(&id);
         }

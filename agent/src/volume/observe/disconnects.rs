@@ -10,7 +10,8 @@
 //! prove that nothing is on its way.
 //!
 //! The kernel makes a controller live before it sends `connected`, for as long as a command to the target takes. So one that is
-//! seen without its connection has broken from then on, whatever is heard later.
+//! seen without its connection has broken from then on, whatever is heard later. But a reading takes time: what was heard since
+//! it began may be newer than what it shows, and is not held against it.
 //!
 //! Silence proves nothing: a kernel before 5.18 does not send `connected`, and no event arrives in a wrong
 //! network namespace. So a connection counts as unbroken only in two cases: its making was seen (`add`, then
@@ -55,8 +56,14 @@ struct Listening {
     news: Notify,
 }
 
+/// How many events there had been when a reading of sysfs began.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::volume) struct ReadingBegan(u64);
+
 #[derive(Debug, Default)]
 struct Heard {
+    /// How many events of controllers there were.
+    events: u64,
     controllers: HashMap<String, Name>,
     /// When events were lost: any connection may have broken then.
     overrun: Option<Instant>,
@@ -88,9 +95,12 @@ struct Name {
 /// One controller, from its `add` to its `remove`.
 #[derive(Debug, Default)]
 struct Life {
+    /// Which event began it.
+    since: u64,
     /// Whether its `add` arrived.
     added: bool,
-    connected: bool,
+    /// Which event said first that it has connected.
+    connected: Option<u64>,
     broke: Option<Instant>,
     /// NQNs that readings of sysfs have shown under its name: one, but for a name that was given away meanwhile.
     subsystems: BTreeSet<String>,
@@ -146,14 +156,22 @@ impl Disconnects {
         self.lock().controllers.entry(controller.to_owned()).or_default().life.broke = Some(Instant::now());
     }
 
-    /// Takes note of whose controllers there are, as sysfs shows them, and of those that have no connection.
-    pub(in crate::volume) fn belong(&self, controllers: &[Controller]) {
+    /// Call it before a reading of sysfs.
+    pub(in crate::volume) fn reading_begins(&self) -> ReadingBegan {
+        ReadingBegan(self.lock().events)
+    }
+
+    /// Takes note of whose controllers there are, as a reading of sysfs shows them, and of those that have no connection.
+    pub(in crate::volume) fn belong(&self, began: ReadingBegan, controllers: &[Controller]) {
         let mut heard = self.lock();
         for controller in controllers {
             let Some(subsystem) = &controller.subsystem_nqn else { continue };
             let name = heard.controllers.entry(controller.name.to_string()).or_default();
             // The `add` of one that is seen for the first time may be on its way: it may never have had one.
-            let had_one = name.life.connected || (!name.life.added && !name.life.subsystems.is_empty());
+            let before = |event: u64| event <= began.0;
+            let known = name.life.connected.is_some_and(before)
+                || (!name.life.added && !name.life.subsystems.is_empty());
+            let had_one = known && before(name.life.since);
             if !name.life.subsystems.contains(subsystem) {
                 name.life.subsystems.insert(subsystem.clone());
             }
@@ -189,7 +207,7 @@ impl Disconnects {
         let known_before = since.elapsed() >= LATELY || heard.carried.get(subsystem.as_str()) == Some(&epoch);
         controllers.all(|name| match heard.controllers.get(name.as_str()).map(|name| &name.life) {
             Some(life) if is_recent(life.broke) => false,
-            Some(life) if life.added => life.connected && (begun_here || known_before),
+            Some(life) if life.added => life.connected.is_some() && (begun_here || known_before),
             _ => known_before,
         })
     }
@@ -245,14 +263,16 @@ impl Disconnects {
 
 impl Heard {
     fn take(&mut self, device: &DeviceEvent) {
+        self.events += 1;
+        let since = self.events;
         let name = self.controllers.entry(device.name.clone()).or_default();
         match device.action {
-            Action::Add => name.life = Life { added: true, ..Life::default() },
+            Action::Add => name.life = Life { since, added: true, ..Life::default() },
             Action::Remove => {
-                name.last = std::mem::take(&mut name.life);
+                name.last = std::mem::replace(&mut name.life, Life { since, ..Life::default() });
                 name.removals += 1;
                 // One that was made and never connected has carried nothing.
-                let carried = name.last.connected || !name.last.added;
+                let carried = name.last.connected.is_some() || !name.last.added;
                 let whose = name.last.subsystems.clone();
                 if carried && !self.deleting.contains(&device.name) {
                     self.loses(&whose);
@@ -261,7 +281,9 @@ impl Heard {
             Action::Change | Action::Other if device.nvme_event.as_deref() == Some("connected") => {
                 self.arrive = true;
                 // A controller that existed before this process had its first connection then.
-                if std::mem::replace(&mut name.life.connected, true) || !name.life.added {
+                let first = name.life.added && name.life.connected.is_none();
+                name.life.connected.get_or_insert(since);
+                if !first {
                     name.life.broke = Some(Instant::now());
                     let whose = name.life.subsystems.clone();
                     self.loses(&whose);
@@ -299,7 +321,7 @@ impl Heard {
         if is_recent(self.overrun) {
             return Some("events were lost shortly before, so its connection may have broken");
         }
-        if life.added && !life.connected {
+        if life.added && life.connected.is_none() {
             return Some(
                 "this kernel does not say when a controller connects, so its connection may have broken",
             );

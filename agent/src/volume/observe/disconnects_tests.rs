@@ -150,7 +150,7 @@ fn hearing() -> (Disconnects, (Uevents, AbortOnDropHandle<()>)) {
 /// Whether volume `v`, which has controllers 0 and 1, is shown unbroken.
 fn shown(disconnects: &Disconnects, begun_here: bool) -> bool {
     let controllers = [controller(0, 1, "live"), controller(1, 2, "live")];
-    disconnects.belong(&controllers);
+    disconnects.belong(disconnects.reading_begins(), &controllers);
     let names = controllers.iter().map(|one| &one.name);
     disconnects.show_unbroken(&nqn("v"), EPOCH, begun_here, names)
 }
@@ -177,7 +177,7 @@ async fn one_that_is_seen_without_its_connection_has_broken() {
         made(&disconnects, "nvme0");
         made(&disconnects, "nvme1");
         assert!(shown(&disconnects, true));
-        disconnects.belong(&[controller(0, 1, state)]);
+        disconnects.belong(disconnects.reading_begins(), &[controller(0, 1, state)]);
         // It is live, and the event is on its way.
         assert!(!shown(&disconnects, true), "{state}");
         assert!(deleted(&disconnects, "nvme0").await.is_some_and(|why| why.contains("had broken")));
@@ -185,22 +185,41 @@ async fn one_that_is_seen_without_its_connection_has_broken() {
     let (disconnects, _hearing) = hearing();
     disconnects.carry(&nqn("v"), EPOCH);
     assert!(shown(&disconnects, false));
-    disconnects.belong(&[controller(1, 2, "connecting")]);
+    disconnects.belong(disconnects.reading_begins(), &[controller(1, 2, "connecting")]);
     assert!(!shown(&disconnects, false), "also one from before this process");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reading_that_began_before_it_was_connected_shows_no_break() {
+    let (disconnects, _hearing) = hearing();
+    made(&disconnects, "nvme1");
+    says(&disconnects, "nvme0", Action::Add, None);
+    let began = disconnects.reading_begins();
+    connected(&disconnects, "nvme0");
+    disconnects.belong(began, &[controller(0, 1, "connecting")]);
+    assert!(shown(&disconnects, true), "it had no connection when that was read");
+    assert_eq!(deleted(&disconnects, "nvme0").await, None);
+    // And one of the same name that has gone since.
+    disconnects.belong(began, &[controller(0, 1, "live")]);
+    disconnects.belong(began, &[controller(0, 1, "connecting")]);
+    made(&disconnects, "nvme0");
+    assert!(shown(&disconnects, true), "that was read of the one before");
+    disconnects.belong(disconnects.reading_begins(), &[controller(0, 1, "connecting")]);
+    assert!(!shown(&disconnects, true), "and this was read of it");
 }
 
 #[tokio::test(start_paused = true)]
 async fn one_that_is_made_or_deleted_has_not_broken() {
     let (disconnects, _hearing) = hearing();
-    disconnects.belong(&[controller(0, 1, "connecting")]);
+    disconnects.belong(disconnects.reading_begins(), &[controller(0, 1, "connecting")]);
     says(&disconnects, "nvme0", Action::Add, None);
-    disconnects.belong(&[controller(0, 1, "connecting")]);
+    disconnects.belong(disconnects.reading_begins(), &[controller(0, 1, "connecting")]);
     connected(&disconnects, "nvme0");
     made(&disconnects, "nvme1");
     assert!(shown(&disconnects, true), "it had no connection before");
-    disconnects.belong(&[controller(2, 2, "live")]);
+    disconnects.belong(disconnects.reading_begins(), &[controller(2, 2, "live")]);
     let removal = disconnects.about_to_delete("nvme2", &nqn("v"));
-    disconnects.belong(&[controller(2, 2, "deleting")]);
+    disconnects.belong(disconnects.reading_begins(), &[controller(2, 2, "deleting")]);
     says(&disconnects, "nvme2", Action::Remove, None);
     assert_eq!(disconnects.broken_before(&removal).await, None);
     assert!(shown(&disconnects, true), "what deletes it says whether it was proof");
@@ -213,7 +232,7 @@ async fn whatever_goes_by_another_hand_is_a_loss() {
         made(&disconnects, name);
     }
     assert!(shown(&disconnects, true));
-    disconnects.belong(&[controller(2, 2, "live")]);
+    disconnects.belong(disconnects.reading_begins(), &[controller(2, 2, "live")]);
     says(&disconnects, "nvme2", Action::Remove, None);
     assert!(!shown(&disconnects, true), "a controller of this volume went");
     let (disconnects, _hearing) = hearing();
@@ -235,7 +254,7 @@ async fn another_volumes_loss_costs_this_one_nothing() {
     }
     let mut other = controller(2, 1, "live");
     other.subsystem_nqn = Some(nqn("w").as_str().to_owned());
-    disconnects.belong(&[other]);
+    disconnects.belong(disconnects.reading_begins(), &[other]);
     connected(&disconnects, "nvme2");
     says(&disconnects, "nvme2", Action::Remove, None);
     assert!(shown(&disconnects, true));
