@@ -4,7 +4,7 @@
 //!
 //! Always holds: one that refuses, or is a standby, is followed by the next one at once; one that does not connect holds up
 //! nobody, since the next one is connected to a moment later, and those that have refused are asked again meanwhile. The one
-//! that led last is asked first.
+//! that led last is asked first. No session begins with one that leads under an earlier term than the last one did.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -17,7 +17,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
 
-use super::stream::{Ended, Welcomed, introduce};
+use super::stream::{Ended, LastLeader, Welcomed, introduce};
 use super::token::Token;
 use super::{NodeVolumes, Session, jittered};
 
@@ -89,11 +89,11 @@ impl Controllers for ByName {
 /// Asks one candidate after the other; gives the one that led, with what it was asked with.
 pub(super) async fn leader<N: NodeVolumes>(
     session: &Session<N>,
-    last: &mut Option<String>,
+    last: &mut LastLeader,
     token: Option<&Token>,
 ) -> Result<Welcomed, Ended> {
     let mut candidates = session.controllers.candidates().await;
-    candidates.sort_by_key(|candidate| Some(&candidate.name) != last.as_ref());
+    candidates.sort_by_key(|candidate| Some(&candidate.name) != last.name.as_ref());
     let several = candidates.len() > 1;
     let mut waiting = VecDeque::from(candidates);
     let mut repeats = 0;
@@ -108,8 +108,13 @@ pub(super) async fn leader<N: NodeVolumes>(
     loop {
         tokio::select! {
             Some((candidate, answer)) = asked.next() => match answer {
+                // What it would ask for, the later one knows nothing of.
+                Ok(Welcomed { welcome, .. }) if welcome.term < last.term => {
+                    failed.push((candidate, Ended::Older { term: welcome.term, newest: last.term }));
+                    asked.extend(waiting.pop_front().map(&ask));
+                }
                 Ok(welcomed) => {
-                    *last = Some(candidate.name);
+                    *last = LastLeader { name: Some(candidate.name), term: welcomed.welcome.term };
                     return Ok(welcomed);
                 }
                 Err(ended) => {

@@ -152,7 +152,7 @@ pub struct Session<N> {
 impl<N: NodeVolumes> Session<N> {
     /// Maintains a session with the controller until it is asked to stop.
     pub async fn run(self, stop: CancellationToken) {
-        let (mut delays, mut leader) = (Delays::default(), None);
+        let (mut delays, mut leader) = (Delays::default(), stream::LastLeader::default());
         while !stop.is_cancelled() {
             let mut established = None;
             let ended = tokio::select! {

@@ -56,11 +56,19 @@ impl Side {
     }
 
     async fn welcome(&mut self, silence_ms: u32) -> proto::Inventory {
+        self.leads_under(1, silence_ms).await;
+        match self.next().await {
+            Say::Inventory(inventory) => inventory,
+            other => panic!("not the inventory first: {other:?}"),
+        }
+    }
+
+    async fn leads_under(&mut self, term: u64, silence_ms: u32) {
         assert!(
             matches!(self.next().await, Say::Hello(hello) if hello.node_id == "node-a" && hello.max_volumes == 16)
         );
         self.say(Hear::Welcome(proto::Welcome {
-            term: 1,
+            term,
             session_id: "s".into(),
             heartbeat_interval_ms: 20,
             silence_deadline_ms: silence_ms,
@@ -68,10 +76,6 @@ impl Side {
             ..Default::default()
         }))
         .await;
-        match self.next().await {
-            Say::Inventory(inventory) => inventory,
-            other => panic!("not the inventory first: {other:?}"),
-        }
     }
 }
 
@@ -579,6 +583,23 @@ async fn a_standby_that_begins_to_lead_is_found_while_another_address_is_dead() 
     // Long before the dead address is given up.
     let side = timeout(Duration::from_secs(6), sides.recv()).await.expect("found in time");
     side.expect("the server runs").welcome(10_000).await;
+    stop.cancel();
+    timeout(PATIENCE, running).await.expect("stops").expect("no panic");
+}
+
+#[tokio::test]
+async fn after_a_later_leader_no_session_begins_with_an_older_one() {
+    let (_replica, at, mut sides) = Replica::start(true).await;
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(session_of(At(vec![("one", at)]), None).run(stop.clone()));
+    for (term, begins) in [(2, true), (1, false), (2, true), (3, true)] {
+        let mut side = timeout(PATIENCE, sides.recv()).await.expect("a session").expect("the server runs");
+        side.leads_under(term, 10_000).await;
+        let next = side.from_agent.message().await;
+        let inventory =
+            next.is_ok_and(|said| matches!(said, Some(said) if matches!(said.kind, Some(Say::Inventory(_)))));
+        assert_eq!(inventory, begins, "term {term}");
+    }
     stop.cancel();
     timeout(PATIENCE, running).await.expect("stops").expect("no panic");
 }

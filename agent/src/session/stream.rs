@@ -60,6 +60,11 @@ pub(super) enum Ended {
     Broken(tonic::Status),
     #[error("the controller closed the stream")]
     Closed,
+    #[error(
+        "the controller leads under term {term}, and another has led under {newest} since: it does not know that yet; if it \
+         is the only one, its term was lost: delete the pod of this agent"
+    )]
+    Older { term: u64, newest: u64 },
     #[error("cannot make the inventory: {0}")]
     Inventory(String),
     #[error(transparent)]
@@ -85,7 +90,11 @@ impl Ended {
     pub(super) fn kind(&self) -> SessionEnd {
         match self {
             Self::Unreachable(_) | Self::NoneKnown => SessionEnd::Unreachable,
-            Self::Refused(_) | Self::Protocol(_) | Self::Inventory(_) | Self::Token(_) => SessionEnd::Refused,
+            Self::Refused(_)
+            | Self::Older { .. }
+            | Self::Protocol(_)
+            | Self::Inventory(_)
+            | Self::Token(_) => SessionEnd::Refused,
             Self::Nowhere(all) => {
                 let refused = all.iter().any(|(_, why)| why.kind() == SessionEnd::Refused);
                 if refused { SessionEnd::Refused } else { SessionEnd::Unreachable }
@@ -108,6 +117,7 @@ impl Ended {
             | Self::Silent(_)
             | Self::Broken(_)
             | Self::Closed
+            | Self::Older { .. }
             | Self::Inventory(_)
             | Self::Token(_)
             | Self::Stopping => false,
@@ -115,11 +125,18 @@ impl Ended {
     }
 }
 
+/// Which controller led last.
+#[derive(Debug, Default)]
+pub(super) struct LastLeader {
+    pub(super) name: Option<String>,
+    pub(super) term: u64,
+}
+
 /// Runs one session to its end. `leader` is which controller led last, `established` since when the session's inventory has
 /// been on the stream.
 pub(super) async fn once<N: NodeVolumes>(
     session: &Session<N>,
-    leader: &mut Option<String>,
+    leader: &mut LastLeader,
     established: &mut Option<Instant>,
 ) -> Ended {
     match talk(session, leader, established).await {
@@ -132,7 +149,7 @@ pub(super) async fn once<N: NodeVolumes>(
 pub(super) struct Welcomed {
     say: mpsc::Sender<proto::FromAgent>,
     hear: Streaming<proto::ToAgent>,
-    welcome: Welcome,
+    pub(super) welcome: Welcome,
 }
 
 /// Connects, says Hello once it is its turn, and waits for Welcome.
@@ -166,7 +183,7 @@ pub(super) async fn introduce<N: NodeVolumes>(
 
 async fn talk<N: NodeVolumes>(
     session: &Session<N>,
-    leader: &mut Option<String>,
+    leader: &mut LastLeader,
     established: &mut Option<Instant>,
 ) -> Result<std::convert::Infallible, Ended> {
     let token = match &session.token {

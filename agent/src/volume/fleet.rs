@@ -326,6 +326,7 @@ impl<H: Host> Volume<H> {
             && view.controllers.is_empty()
             && view.namespaces.is_empty()
             && self.gate.holder().is_none()
+            && self.arrivals.newest_attach().is_none()
             && !self.connects.are_running()
     }
 

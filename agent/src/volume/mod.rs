@@ -335,6 +335,9 @@ impl<H: Host> Volume<H> {
             boot_id: self.boot_id(),
         });
         state.unbroken = state.phase == VolumePhase::Ready && self.is_unbroken(observation, epoch);
+        if let Some(coming) = self.arrivals.newest_attach().filter(|coming| Some(*coming) > state.epoch) {
+            state.is_to_be_attached(coming);
+        }
         state
     }
 

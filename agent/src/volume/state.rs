@@ -8,7 +8,7 @@ use cleat_host::{NamespaceUuid, Nguid};
 
 use crate::ledger::Deletion;
 use crate::name::{Epoch, VolumeId};
-use crate::volume::clause::FailedClause;
+use crate::volume::clause::{self, FailedClause};
 
 /// The state of one volume, as the inventory and the session report it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +42,18 @@ pub struct VolumeState {
     /// It is shown that no connection of it has broken or gone since the grant came to this node, or for as long as a target
     /// may hold writes. Never of one that is not ready on all paths.
     pub unbroken: bool,
+}
+
+impl VolumeState {
+    /// An Attach under a later grant has come, and has not begun.
+    pub(super) fn is_to_be_attached(&mut self, coming: Epoch) {
+        (self.epoch, self.epoch_ended, self.absence) = (Some(coming), false, None);
+        if matches!(self.phase, VolumePhase::Absent | VolumePhase::Detaching) {
+            let waits = format!("the attach under grant {coming} waits for its turn");
+            (self.phase, self.unready) =
+                (VolumePhase::Connecting, Some(clause::failed(clause::CONNECT, waits)));
+        }
+    }
 }
 
 /// How far a volume has come.

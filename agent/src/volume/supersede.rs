@@ -88,6 +88,13 @@ impl Arrivals {
         Arrival { arrivals: self.clone(), number }
     }
 
+    /// The newest grant of which an Attach has come and has not ended: it may be begun yet, whoever leads by then.
+    pub(super) fn newest_attach(&self) -> Option<Epoch> {
+        let table = self.table.borrow();
+        let attaches = table.arrivals.iter().filter(|(_, order)| order.kind == DirectiveKind::Attach);
+        attaches.map(|(_, order)| order.epoch).max()
+    }
+
     /// Waits until such a directive has come.
     async fn until(&self, is: impl Fn(ArrivedDirective) -> bool) {
         let found = |table: &Table| table.arrivals.iter().any(|(_, order)| is(*order));

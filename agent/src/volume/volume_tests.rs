@@ -319,6 +319,24 @@ async fn a_damaged_record_refuses_grants_and_says_which_file() {
 }
 
 #[tokio::test]
+async fn an_attach_that_has_not_begun_is_in_the_inventory_with_its_grant() {
+    let (_node, agent) = Machine::holding(1, &[1]).await;
+    agent.detach(1).await;
+    let pass = agent.fleet.volume(&volume()).gate.enter("something else").await;
+    let (grant, deadline) = (grant(&[1]), Instant::now() + Duration::from_secs(20));
+    agent.submit(&agent.directive(2, Ask::Attach { grant, secret: None, deadline }));
+    let state = agent.state().await;
+    assert_eq!(
+        (state.epoch, state.epoch_ended, state.phase),
+        (Some(epoch(2)), false, VolumePhase::Connecting)
+    );
+    assert_eq!(state.absence, None, "what was deleted is of the grant before");
+    drop(pass);
+    ready(agent.result().await.outcome);
+    assert_eq!(agent.state().await.phase, VolumePhase::Ready);
+}
+
+#[tokio::test]
 async fn after_a_restart_the_inventory_is_complete_from_the_kernel_alone() {
     let (node, agent) = Machine::holding(3, &[1, 2]).await;
     drop(agent);

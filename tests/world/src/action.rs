@@ -164,9 +164,8 @@ impl World {
                 continue;
             }
             if host.stream.is_none() {
-                // A node that was declared gone "stays so": it is not heard by who has not heard of that.
-                let leaders = if self.told.gone[n] { 1 } else { self.leaders.len() };
-                all.extend((0..leaders).map(|which| Action::Connect(n, which)));
+                let leaders = (0..self.leaders.len()).filter(|which| self.may_connect(n, *which));
+                all.extend(leaders.map(|which| Action::Connect(n, which)));
             }
             if host.cut {
                 all.push(Action::Mend(n));
@@ -221,8 +220,8 @@ impl World {
                     all.push(Action::EchoAnswer(n));
                 }
                 // An agent that was not heard to go: also to the older of two leaders.
-                let leaders = if self.told.gone[n] { 1 } else { self.leaders.len() };
-                all.extend((0..leaders).map(|which| Action::Connect(n, which)));
+                let leaders = (0..self.leaders.len()).filter(|which| self.may_connect(n, *which));
+                all.extend(leaders.map(|which| Action::Connect(n, which)));
             }
             if host.heard.is_some() {
                 all.push(Action::EchoDirective(n));

@@ -16,9 +16,12 @@ use crate::world::World;
 impl World {
     /// The agent opens a stream to a leader.
     pub(crate) fn connect(&mut self, n: N, which: usize) {
+        if !self.may_connect(n, which) {
+            return;
+        }
         self.drop_stream(n);
         let id = SessionId::new(format!("s-{}", self.number())).expect("a session id");
-        let process = self.leaders[which].process;
+        let (process, term) = (self.leaders[which].process, self.leaders[which].core.term());
         for v in (0..VOLUMES).filter(|v| self.told.unheard_stray[*v][n].is_some()).collect::<Vec<_>>() {
             self.told().unheard_stray[v][n] = Some(0);
         }
@@ -26,6 +29,7 @@ impl World {
             Event::Inventory { node: node_id(n), session: id.clone(), volumes: self.hosts[n].inventory() };
         let host = self.host(n);
         let boot = host.boot;
+        host.term = term;
         host.stream =
             Some(Stream { id: id.clone(), process, to_agent: Vec::new(), to_controller: vec![inventory] });
         let max_volumes = self.setup.max_volumes;
@@ -34,6 +38,13 @@ impl World {
         if self.setup.atomic_hello {
             self.controller_hears(n);
         }
+    }
+
+    /// Agents begin no stream to a leader of an earlier term than they have had one to; and one that was declared gone "stays so",
+    /// so it is not heard by who has not heard of that.
+    pub(crate) fn may_connect(&self, n: N, which: usize) -> bool {
+        let newest = which == 0 || !self.told.gone[n];
+        newest && self.leaders[which].core.term() >= self.hosts[n].term
     }
 
     /// The stream breaks. What was on it may still arrive, late.

@@ -4,9 +4,7 @@
 //! In comes what callers ask and are answered; out goes what the shipped shell hands to a core at its start and later
 //! (`controller/src/cluster`, `controller/src/nodes.rs`, `controller/src/engine/list_volumes.rs`). What always holds: who
 //! could write is asked of kernels and target alone, whatever the cluster says. Nobody can know of a node that stands on
-//! no record, no list and no VolumeAttachment, and whose agent is silent: that is the fault of whoever lost the records. Nor
-//! can an agent that is heard report an Attach that is on its way to it, or that an older leader sends yet: who stands on
-//! nothing else is looked at by no check until that has come (docs/operating.md, "What no report can say").
+//! no record, no list and no VolumeAttachment, and whose agent is silent: that is the fault of whoever lost the records.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -284,18 +282,17 @@ impl World {
                 let (record, export) = (self.stored.get(&volume_id(v)), &self.exports[v]);
                 let recorded = record.is_some_and(|r| attachment_of(r, n).is_some());
                 let listed = truth.acl && export.volume.is_listed(truth, &n);
-                // Without a record, and where the list does not say it, every node that is on record is waited for. Of
-                // a directive that is still on its way to it, or that an older leader may send it yet, it cannot say anything.
-                let comes = self.is_told_to_attach(v, n) || goes_on(v, n);
-                let can_say = record.is_none() && !comes;
-                let asked = can_say
+                // Without a record, and where the list does not say it, every node that is on record is waited for: its agent
+                // also names an Attach that has come and has not begun, and follows no older leader any more.
+                let asked = record.is_none()
                     && self.cluster.nodes.contains_key(&node_id(n))
                     && !(truth.acl && export.volume.is_on());
-                // One that has no name keeps those volumes closed that no record describes, until its node has spoken.
-                let wanted = |a: &VolumeAttachment| !a.nameless || can_say;
+                // One that has no name keeps those volumes closed that no record describes.
+                let wanted = |a: &VolumeAttachment| !a.nameless || record.is_none();
                 let wanted = self.cluster.attachments[v][n].as_ref().is_some_and(wanted);
                 let said = recorded || listed || asked || wanted;
-                if self.cluster.lost[v][n] && !said && (self.can_write(v, n) || comes) {
+                let comes = || self.is_told_to_attach(v, n) || goes_on(v, n);
+                if self.cluster.lost[v][n] && !said && (self.can_write(v, n) || comes()) {
                     self.cluster().unknown[v][n] = true;
                     let told = self.told();
                     (told.by_hand[v][n], told.unheard_stray[v][n]) = (true, Some(0));

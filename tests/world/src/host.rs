@@ -140,6 +140,8 @@ pub struct Host {
     pub proven: [Option<(Epoch, u8)>; VOLUMES],
     /// The stream, if there is one.
     pub stream: Option<Stream>,
+    /// The highest term of a leader that its agent had a stream to. It goes with the agent.
+    pub term: u64,
     /// Directives of streams that are over, which may still be carried out.
     pub late: Vec<(OperationId, Directive)>,
     /// Events of streams that are over, which may still be heard, with the controller that may hear them.
@@ -189,10 +191,17 @@ impl Host {
             }
             _ => 0,
         };
+        let (epoch, ended, phase) = match self.coming(v) {
+            Some(coming) if Some(coming) > self.ledger[v].epoch => {
+                let gone = matches!(phase, ObservedPhase::Absent | ObservedPhase::Detaching);
+                (Some(coming), false, if gone { ObservedPhase::Connecting } else { phase })
+            }
+            _ => (self.ledger[v].epoch, self.ledger[v].ended, phase),
+        };
         Observed {
             volume: volume_id(v),
-            epoch: self.ledger[v].epoch,
-            ended: self.ledger[v].ended,
+            epoch,
+            ended,
             phase,
             live_paths: u32::try_from(live_paths).unwrap_or(u32::MAX),
             unready: String::new(),
@@ -200,6 +209,15 @@ impl Host {
             shown: None,
             unbroken: phase == ObservedPhase::Ready && !self.broke[v],
         }
+    }
+
+    /// The newest grant of which an Attach waits, of a stream that is over: agents name it.
+    fn coming(&self, v: V) -> Option<Epoch> {
+        let of_it = |(_, directive): &(OperationId, Directive)| match directive {
+            Directive::Attach { grant } if grant.spec.id == volume_id(v) => Some(grant.epoch),
+            _ => None,
+        };
+        self.late.iter().filter_map(of_it).max()
     }
 
     /// Attach: the ledger first, then the kernel. `mishap`: it connects, but does not become ready.
@@ -312,7 +330,8 @@ impl Host {
     /// All that its agent says at the beginning of a stream.
     #[must_use]
     pub fn inventory(&self) -> Vec<Observed> {
-        let known = |v: &V| self.held[*v].is_some() || self.ledger[*v].epoch.is_some();
+        let known =
+            |v: &V| self.held[*v].is_some() || self.ledger[*v].epoch.is_some() || self.coming(*v).is_some();
         (0..VOLUMES).filter(known).map(|v| self.observe(v)).collect()
     }
 }
