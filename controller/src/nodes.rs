@@ -11,6 +11,8 @@ use cleat_core::{Event, NodeId};
 use cleat_kubernetes::api::ApiServer;
 use cleat_kubernetes::nodes::Nodes;
 use cleat_runtime::hush::Hush;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
@@ -35,10 +37,17 @@ pub(crate) async fn watch(server: ApiServer, engine: Engine, stop: CancellationT
             _ = changes.changed() => {}
             _ = every.tick() => {}
         }
+        let marked = nodes.marked().unwrap_or_default().into_iter().filter_map(|name| NodeId::new(name).ok());
+        let nodes = &nodes;
+        let ask = |node: NodeId| async move {
+            let mark = nodes.mark_now(node.as_str()).await;
+            (node, mark)
+        };
+        // Side by side: one whose answer takes long is waited for by no other.
+        let mut asked = FuturesUnordered::from_iter(marked.map(ask));
         let mut now = BTreeSet::new();
-        for name in nodes.marked().unwrap_or_default() {
-            let Ok(node) = NodeId::new(name) else { continue };
-            let taint = match nodes.mark_now(node.as_str()).await {
+        while let Some((node, mark)) = asked.next().await {
+            let taint = match mark {
                 Ok(Some(taint)) => taint,
                 // The watch is behind.
                 Ok(None) => continue,

@@ -176,6 +176,7 @@ impl<H: Host> Fleet<H> {
             began = disconnects.reading_begins();
             (number, topology) = self.topology().await?;
         }
+        let ended = self.inner.shared.observations.next();
         disconnects.belong(began, &topology.controllers);
         for id in self.in_kernel(&topology) {
             self.volume(&id);
@@ -185,7 +186,8 @@ impl<H: Host> Fleet<H> {
         join_all(volumes.iter().map(|volume| volume.known_before_report())).await;
         for volume in volumes {
             let view = Arc::new(topology.view(&volume.subsystem));
-            let observation = Observation { number, view, connecting: connecting.contains(&volume.id) };
+            let connecting = connecting.contains(&volume.id);
+            let observation = Observation { number, ended, of_all: true, view, connecting };
             if volume.is_blank(&observation) {
                 self.forget(volume);
             } else {

@@ -350,12 +350,11 @@ impl<H: Host> Volume<H> {
             && self.shared.disconnects.show_unbroken(&self.subsystem, epoch, begun_here, names)
     }
 
-    /// Judges the latest observation (this one, or one that began later and was reported first) and puts the
-    /// state on the board. Logs and counts what changed.
+    /// Judges the newest observation (this one, or the one that was reported before) and puts the state on the board. Logs and counts what changed.
     fn report(&self, observation: &Observation) -> VolumeState {
         let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
         let latest = match reported.take() {
-            Some(later) if later.observation.number > observation.number => later.observation,
+            Some(before) if !observation.is_newer_than(&before.observation) => before.observation,
             _ => observation.clone(),
         };
         self.note_device(&latest);

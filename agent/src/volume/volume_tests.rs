@@ -319,6 +319,22 @@ async fn a_damaged_record_refuses_grants_and_says_which_file() {
 }
 
 #[tokio::test]
+async fn a_reading_of_all_volumes_does_not_undo_a_look_at_one_that_it_overlaps() {
+    let (node, agent) = Machine::holding(1, &[1, 2]).await;
+    let [volume] = &agent.fleet.volumes()[..] else { panic!("one volume") };
+    let mut look = volume.observe().await.unwrap();
+    look.ended += 10;
+    node.kernel.change(|world| drop(world.controllers.pop()));
+    let mut all = volume.observe().await.unwrap();
+    (all.number, all.ended, all.of_all) = (look.number + 1, look.number + 5, true);
+    assert_eq!(volume.report(&look).phase, VolumePhase::Ready);
+    assert_eq!(volume.report(&all).phase, VolumePhase::Ready, "it may have been read before");
+    (all.number, all.ended) = (look.ended + 1, look.ended + 2);
+    assert_eq!(volume.report(&all).phase, VolumePhase::Degraded, "it was read afterwards");
+    assert_eq!(volume.report(&look).phase, VolumePhase::Degraded);
+}
+
+#[tokio::test]
 async fn an_attach_that_has_not_begun_is_in_the_inventory_with_its_grant() {
     let (_node, agent) = Machine::holding(1, &[1]).await;
     agent.detach(1).await;

@@ -115,7 +115,9 @@ impl<H: Host> Volume<H> {
                     let changed = std::mem::replace(&mut entry.registered, registered) != registered;
                     self.note_connected(entry, changed, &proven.view, &written_before).await?;
                 }
-                let state = Box::new(self.report(&proven.view));
+                self.report(&proven.view);
+                // What was proven, whatever another look shows: that follows by itself.
+                let state = Box::new(self.judge(&proven.view));
                 Ok(Ready { state, times: Some(times) })
             }
             // The directive that took its place deletes what it made, or uses it.

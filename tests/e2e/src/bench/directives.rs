@@ -260,7 +260,10 @@ impl AgentSession for Service {
 
 fn welcome() -> ToAgent {
     let ms = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
-    let term = 1;
+    // As a controller has it: agents follow none that began before the last one.
+    let term =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |age| age.as_millis());
+    let term = u64::try_from(term).unwrap_or(u64::MAX);
     let kind = to_agent::Kind::Welcome(Welcome {
         term,
         session_id: "bench".to_owned(),

@@ -73,7 +73,7 @@ impl Line {
     }
 }
 
-/// Lower than the ledger's: refused by name, and neither connection nor I/O notices.
+/// Lower than the ledger's: refused by name, and neither connection nor I/O notices. Of an earlier term: not listened to.
 pub(crate) async fn directives_of_an_old_epoch_change_nothing(world: &World) -> anyhow::Result<()> {
     let (volume, attached) = attached(world, "old-epoch", Access::RwxBlock, world.a()).await?;
     let kernel = wait_live(world.a(), &volume, 2).await?;
@@ -129,7 +129,12 @@ async fn impersonate(world: &World, volume_id: &str, current: (u64, u64)) -> any
     }));
 
     let outcome = async {
-        let mut line = node_a(&mut begun).await?;
+        // It has had a session under a later term.
+        let mut line = node_a(&mut begun, 1).await?;
+        let said = tokio::time::timeout(SOON, line.hear.message()).await.context("the agent is silent")?;
+        ensure!(!matches!(said, Ok(Some(_))), "goes on with a leader of an earlier term: {said:?}");
+        let mut line = node_a(&mut begun, current.0).await?;
+        let from_agent::Kind::Inventory(_) = line.next().await? else { bail!("no inventory") };
         old_directives(&mut line, volume_id, current).await
     }
     .await;
@@ -142,8 +147,8 @@ async fn impersonate(world: &World, volume_id: &str, current: (u64, u64)) -> any
     outcome
 }
 
-/// The session of node-a, past its inventory; the other nodes' are turned away.
-async fn node_a(begun: &mut mpsc::Receiver<Line>) -> anyhow::Result<Line> {
+/// The session of node-a, to which it is said who leads; the other nodes' are turned away.
+async fn node_a(begun: &mut mpsc::Receiver<Line>, term: u64) -> anyhow::Result<Line> {
     for _ in 0..50 {
         let mut line = tokio::time::timeout(LATER, begun.recv())
             .await
@@ -157,7 +162,7 @@ async fn node_a(begun: &mut mpsc::Receiver<Line>) -> anyhow::Result<Line> {
             continue;
         }
         let welcome = Welcome {
-            term: 1,
+            term,
             session_id: "impostor".into(),
             heartbeat_interval_ms: 1000,
             silence_deadline_ms: 60_000,
@@ -166,10 +171,7 @@ async fn node_a(begun: &mut mpsc::Receiver<Line>) -> anyhow::Result<Line> {
             controller_version: String::new(),
         };
         line.say(to_agent::Kind::Welcome(welcome)).await?;
-        return match line.next().await? {
-            from_agent::Kind::Inventory(_) => Ok(line),
-            other => bail!("no inventory but {other:?}"),
-        };
+        return Ok(line);
     }
     bail!("50 sessions, and none of node-a")
 }
