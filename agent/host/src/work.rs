@@ -5,16 +5,18 @@
 //!
 //! Always holds:
 //! - One thread per piece of work: a call in D state costs one thread, never a place in a pool.
-//! - At most one piece of work per key: a device that hangs cannot collect threads, and the second caller
-//!   learns for how long the first has been running. Work without a key is limited by its name.
+//! - At most one piece of work per key: a device that hangs cannot collect threads. A second caller waits for
+//!   its turn while the first is in time; once the first is overdue, it learns at once for how long that has
+//!   been running. Work without a key is limited by its name.
 //! - A thread whose caller has gone away finishes; what it returns is dropped on its own thread.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 
 /// Why a piece of blocking work gave no result.
 #[derive(Debug, thiserror::Error)]
@@ -27,7 +29,7 @@ pub enum WorkError {
         /// The deadline that passed.
         deadline: Duration,
     },
-    /// An earlier piece of work on the same key has not finished yet.
+    /// An earlier piece of work on the same key is overdue, or did not finish within this caller's deadline.
     #[error("{what} has been running for {:.1} s; not started again", running.as_secs_f64())]
     Busy {
         /// What was being done, as text for a person.
@@ -55,16 +57,27 @@ pub enum WorkError {
 /// Runs blocking work by key. Cheap to clone; clones share the keys.
 #[derive(Debug, Clone, Default)]
 pub struct Workers {
-    running: Arc<Mutex<HashMap<String, Instant>>>,
+    running: Arc<Mutex<HashMap<String, Running>>>,
     /// The simulated duration of work that is done on the caller's own thread; `None` for a thread of its own
     /// each.
     in_place: Option<Duration>,
 }
 
-/// Takes the key out of the table when the work ends, even by a panic.
+/// A piece of work that has not ended.
+#[derive(Debug, Clone)]
+struct Running {
+    since: Instant,
+    /// When its caller no longer waits.
+    due: Instant,
+    /// Closed when it ends.
+    ended: watch::Receiver<()>,
+}
+
+/// Takes the key out of the table when the work ends, even by a panic, and then lets the next one begin.
 struct Slot {
     workers: Workers,
     key: String,
+    _ends: watch::Sender<()>,
 }
 
 impl Drop for Slot {
@@ -85,27 +98,43 @@ impl Workers {
         Self { in_place: Some(delay), ..Self::default() }
     }
 
-    fn table(&self) -> std::sync::MutexGuard<'_, HashMap<String, Instant>> {
+    fn table(&self) -> std::sync::MutexGuard<'_, HashMap<String, Running>> {
         // The table is consistent at every point where its owner could panic.
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn claim(&self, key: &str) -> Result<Slot, WorkError> {
+    /// The key, or what has it now.
+    fn claim(&self, key: &str, due: Instant) -> Result<Slot, Running> {
         let mut table = self.table();
-        if let Some(since) = table.get(key) {
-            return Err(WorkError::Busy { what: key.to_owned(), running: since.elapsed() });
+        if let Some(running) = table.get(key) {
+            return Err(running.clone());
         }
-        table.insert(key.to_owned(), Instant::now());
-        Ok(Slot { workers: self.clone(), key: key.to_owned() })
+        let (ends, ended) = watch::channel(());
+        table.insert(key.to_owned(), Running { since: Instant::now(), due, ended });
+        Ok(Slot { workers: self.clone(), key: key.to_owned(), _ends: ends })
+    }
+
+    /// Waits for the key, as long as what has it is in time.
+    async fn turn(&self, key: &str, due: Instant) -> Result<Slot, WorkError> {
+        loop {
+            let mut running = match self.claim(key, due) {
+                Ok(slot) => return Ok(slot),
+                Err(running) => running,
+            };
+            // It never changes: this ends when the sender is dropped.
+            if tokio::time::timeout_at(running.due.min(due), running.ended.changed()).await.is_err() {
+                return Err(WorkError::Busy { what: key.to_owned(), running: running.since.elapsed() });
+            }
+        }
     }
 
     /// What is running now, with its age: for an operator who searches for what is stuck.
     pub fn running(&self) -> Vec<(String, Duration)> {
-        self.table().iter().map(|(key, since)| (key.clone(), since.elapsed())).collect()
+        self.table().iter().map(|(key, running)| (key.clone(), running.since.elapsed())).collect()
     }
 
-    /// Runs `work` on a thread of its own and waits for it at most `deadline`. `key` says what is done and on
-    /// what, such as `read 259:1`; it appears in errors.
+    /// Runs `work` on a thread of its own and waits at most `deadline` for its turn and its result. `key` says
+    /// what is done and on what, such as `read 259:1`; it appears in errors.
     ///
     /// # Errors
     /// [`WorkError`]; after `Overdue` the work goes on, and its key stays taken until it ends.
@@ -114,7 +143,8 @@ impl Workers {
         T: Send + 'static,
         F: FnOnce() -> T + Send + 'static,
     {
-        let slot = self.claim(key)?;
+        let due = Instant::now() + deadline;
+        let slot = self.turn(key, due).await?;
         if let Some(delay) = self.in_place {
             tokio::time::sleep(delay).await;
             let result = work();
@@ -128,7 +158,7 @@ impl Workers {
             drop(slot);
             let _ = sender.send(result);
         })?;
-        match tokio::time::timeout(deadline, receiver).await {
+        match tokio::time::timeout_at(due, receiver).await {
             Ok(Ok(result)) => Ok(result),
             Ok(Err(_)) => Err(WorkError::Lost { what: key.to_owned() }),
             Err(_) => Err(WorkError::Overdue { what: key.to_owned(), deadline }),
@@ -251,6 +281,27 @@ mod tests {
             assert!(Instant::now() < deadline, "the key was never given back");
             tokio::task::yield_now().await;
         }
+    }
+
+    #[tokio::test]
+    async fn work_in_time_is_waited_for_and_work_that_is_overdue_is_not() {
+        let workers = Workers::new();
+        let (release, blocked) = mpsc::channel::<()>();
+        let first = workers.run("mount /pod", LONG, move || blocked.recv().is_ok());
+        let second = workers.run("mount /pod", LONG, || true);
+        let released = async { release.send(()) };
+        let (first, second, _) = tokio::join!(first, second, released);
+        assert!(first.expect("it was released") && second.expect("its turn came"));
+
+        let (release, blocked) = mpsc::channel::<()>();
+        let first = workers.run("mount /pod", 10 * SHORT, move || blocked.recv().is_ok());
+        let impatient = workers.run("mount /pod", SHORT, || true);
+        let patient = workers.run("mount /pod", LONG, || true);
+        let (first, impatient, patient) = tokio::join!(first, impatient, patient);
+        assert!(matches!(first, Err(WorkError::Overdue { .. })), "{first:?}");
+        assert!(matches!(impatient, Err(WorkError::Busy { .. })), "its own deadline: {impatient:?}");
+        assert!(matches!(patient, Err(WorkError::Busy { .. })), "the first is overdue: {patient:?}");
+        drop(release);
     }
 
     #[tokio::test]
