@@ -64,7 +64,8 @@ pub(super) struct KeptNode {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Kept {
     version: Option<Version>,
-    record: Option<Value>,
+    /// As text: there are as many as volumes, and a tree of values takes several times the room.
+    record: Option<Box<str>>,
     unsettled: bool,
 }
 
@@ -208,7 +209,8 @@ fn read_one(StoredRecord { key, version, mut value }: StoredRecord) -> Result<Re
     let kept = read.as_ref().map(serde_json::to_value).transpose().map_err(unreadable)?;
     let kept = serde_json::to_value(Written { record: kept, unsettled }).map_err(unreadable)?;
     known(key, &value, &kept)?;
-    Ok(ReadRecord::Volume(volume, read.map(Box::new), Kept { version: Some(version), record, unsettled }))
+    let kept = Kept { version: Some(version), record: record.as_ref().map(text), unsettled };
+    Ok(ReadRecord::Volume(volume, read.map(Box::new), kept))
 }
 
 impl Records {
@@ -253,6 +255,11 @@ impl Records {
     pub fn highest_term(&self) -> u64 {
         self.volumes.iter().map(VolumeRecord::highest_term).max().unwrap_or(0)
     }
+}
+
+/// A record's text, by which it is compared: its fields have one order.
+fn text(record: &Value) -> Box<str> {
+    record.to_string().into_boxed_str()
 }
 
 /// Whether all that is stored would be there again if it were written back.
@@ -308,14 +315,14 @@ pub(super) struct Deciding {
 impl Deciding {
     /// Grants that are in it, and not in the record that is stored.
     pub(super) fn new_grants(&self, book: &Book) -> Vec<(NodeId, Epoch)> {
-        let of = |record: Option<&Value>| -> Vec<(NodeId, Epoch)> {
-            let record = record.and_then(|record| VolumeRecord::deserialize(record).ok());
+        let of = |record: Option<VolumeRecord>| -> Vec<(NodeId, Epoch)> {
             let attachments = record.into_iter().flat_map(|record| record.attachments);
             attachments.map(|attachment| (attachment.node, attachment.epoch)).collect()
         };
         let Ok(volume) = VolumeId::new(&self.write.key.name) else { return Vec::new() };
-        let was = of(book.committed.kept(&volume).record.as_ref());
-        let mut grants = of(self.write.value.as_ref().and_then(|value| value.get("record")));
+        let was = of(book.committed.lock().record(&volume));
+        let is = self.write.value.as_ref().and_then(|value| value.get("record"));
+        let mut grants = of(is.and_then(|record| VolumeRecord::deserialize(record).ok()));
         grants.retain(|grant| !was.contains(grant));
         grants
     }
@@ -340,7 +347,7 @@ impl OfAll {
     fn record(&self, volume: &VolumeId) -> Option<VolumeRecord> {
         let record = self.kept.get(volume)?.record.as_ref()?;
         // It was read, or written, as one.
-        VolumeRecord::deserialize(record).ok()
+        serde_json::from_str(record).ok()
     }
 }
 
@@ -507,16 +514,17 @@ impl Book {
         let Ok(id) = VolumeId::new(&key.name) else { return Ok(None) };
         let wrong = |source| EngineError::Record { volume: id.clone(), source };
         let was = self.committed.kept(&id);
-        let mut is = was.clone();
-        if let Some(record) = volume {
-            is.record = record.as_deref().map(serde_json::to_value).transpose().map_err(wrong)?;
+        let unsettled_now = unsettled.unwrap_or(was.unsettled);
+        let record: Option<Value> = match volume {
+            Some(record) => record.as_deref().map(serde_json::to_value).transpose(),
+            None => was.record.as_deref().map(serde_json::from_str).transpose(),
         }
-        is.unsettled = unsettled.unwrap_or(was.unsettled);
-        if is == was {
+        .map_err(wrong)?;
+        if unsettled_now == was.unsettled && record.as_ref().map(text) == was.record {
             self.committed.durable(&id, decisions);
             return Ok(None);
         }
-        let value = is.value().map_err(wrong)?;
+        let value = Written { record, unsettled: unsettled_now }.value().map_err(wrong)?;
         let write = Write { key: key.clone(), expected: was.version, value };
         Ok(Some(Deciding { write, decisions, unsettled }))
     }
@@ -551,7 +559,8 @@ impl Book {
         let mut all = self.committed.lock();
         match written {
             Some(Written { record, unsettled }) => {
-                drop(all.kept.insert(volume.clone(), Kept { version: Some(version), record, unsettled }));
+                let kept = Kept { version: Some(version), record: record.as_ref().map(text), unsettled };
+                drop(all.kept.insert(volume.clone(), kept));
             }
             None => drop(all.kept.remove(&volume)),
         }
@@ -589,13 +598,13 @@ impl Book {
     }
 }
 
-impl Kept {
+impl Written {
     /// As it is written down; `None`: nothing is.
-    fn value(&self) -> Result<Option<Value>, serde_json::Error> {
+    fn value(self) -> Result<Option<Value>, serde_json::Error> {
         if self.record.is_none() && !self.unsettled {
             return Ok(None);
         }
-        serde_json::to_value(Written { record: self.record.clone(), unsettled: self.unsettled }).map(Some)
+        serde_json::to_value(self).map(Some)
     }
 }
 

@@ -13,20 +13,20 @@ pub(super) fn load(connection: &Connection, path: &Path) -> Result<Loaded, OpenE
     let mut entries = Vec::new();
     let term = read_term(connection).map_err(failed("read", path))?;
     for kind in [RecordKind::Volume, RecordKind::Node] {
-        let rows = (|| {
-            let sql = format!("SELECT name, version, record FROM {} ORDER BY name", table(kind));
-            let mut select = connection.prepare(&sql)?;
-            let rows =
-                select.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get::<_, String>(2)?)))?;
-            rows.collect::<rusqlite::Result<Vec<(String, u64, String)>>>()
-        })();
-        for (name, version, record) in rows.map_err(failed("read", path))? {
-            let key = Key { kind, name };
-            let value = serde_json::from_str(&record).map_err(|error| OpenError::Damaged {
+        let failed = || failed("read", path);
+        let sql = format!("SELECT name, version, record FROM {} ORDER BY name", table(kind));
+        let mut select = connection.prepare(&sql).map_err(failed())?;
+        let mut rows = select.query([]).map_err(failed())?;
+        // One after the other: the text of all of them at once would take as much room again.
+        while let Some(row) = rows.next().map_err(failed())? {
+            let key = Key { kind, name: row.get(0).map_err(failed())? };
+            let version = Version(row.get(1).map_err(failed())?);
+            let record = row.get_ref(2).and_then(|record| Ok(record.as_str()?)).map_err(failed())?;
+            let value = serde_json::from_str(record).map_err(|error| OpenError::Damaged {
                 path: path.to_owned(),
                 damage: Damage::Corrupt { problem: format!("the record of {key} is not JSON: {error}") },
             })?;
-            entries.push(StoredRecord { key, version: Version(version), value });
+            entries.push(StoredRecord { key, version, value });
         }
     }
     Ok(Loaded { term, entries })
