@@ -32,7 +32,7 @@ const NAME: &str = "vm-in-pods";
 const MIGRATION: &str = "vm-in-pods-1";
 const NAMESPACE: &str = "default";
 /// Writes on either side, in dots of 64.
-const SOME_DOTS: usize = 4;
+const SOME_DOTS: usize = 1;
 /// A BIOS and its guest in an emulator, on an emulated node that runs a kubelet and Cleat beside it.
 const PATIENCE: Duration = Duration::from_secs(180);
 /// What agents count reaches the controller, and its record the API server.
@@ -240,6 +240,8 @@ impl<'s> Scene<'s> {
             let uid = self.cluster.migration_uid(MIGRATION).await?;
             let (drawn, json) = self.cluster.cleatctl(volume).await?;
             self.say.plain(drawn.trim_end());
+            let text = |field: &str| json[field].as_str().map(str::to_owned);
+            (self.came.attributed_to, self.came.migration_uid) = (text("attributed_to"), text("migration_uid"));
             let is_shown = json["result"] == "completed" && json["migration_uid"] == uid;
             ensure!(is_shown, "cleatctl migration shows another one than {uid}, completed: {json}");
             anyhow::Ok(())
