@@ -20,38 +20,25 @@ use cleat_core::Epoch;
 
 use cleat_world::world::{EPOCH_MS, QUANTUM_MS, World};
 
-/// Fields whose value is left out.
-const LEFT_OUT: [&str; 22] = [
-    "config",
-    "last_seq",
-    "last_operation",
-    "operations",
-    "past_evidence",
-    "trouble",
-    "message",
-    "unready",
-    "reason",
-    "causes",
-    "subsystem_nqn",
-    "portals",
-    // Of volumes and of devices: all have the same.
-    "size_bytes",
-    "host_id",
-    "storage_addresses",
-    "controller",
-    "holders",
-    "at",
-    // Since when a ticket waits is for people.
-    "waits_since",
-    // How often registrations have changed: agents of this world remember restarts in its place.
-    "changes",
-    // Which writes are to be counted: nothing but the asking itself follows from it, and agents of this world do not answer.
-    "counting",
-    "verified",
-];
-
-/// Those that something is decided by only where KubeVirt reports.
-const OF_REPORTS: [&str; 2] = ["past_migrations", "granted_at"];
+/// Whether a field's value is left out. A match, for this is asked of each word: it compares lengths first.
+const fn is_left_out(field: &[u8], reports_count: bool) -> bool {
+    match field {
+        b"config" | b"last_seq" | b"last_operation" | b"operations" | b"past_evidence" | b"trouble" => true,
+        b"message" | b"unready" | b"reason" | b"causes" | b"subsystem_nqn" | b"portals" => true,
+        // Of volumes and of devices: all have the same.
+        b"size_bytes" | b"host_id" | b"storage_addresses" | b"controller" | b"holders" | b"at" => true,
+        // Since when a ticket waits is for people.
+        b"waits_since" => true,
+        // How often registrations have changed: agents of this world remember restarts in its place.
+        b"changes" => true,
+        // Which writes are to be counted: nothing but the asking itself follows from it, and agents of this world do not answer.
+        b"counting" => true,
+        b"verified" => true,
+        // Something is decided by these only where KubeVirt reports.
+        b"past_migrations" | b"granted_at" => !reports_count,
+        _ => false,
+    }
+}
 
 /// The longest time that anything is waited for, in quanta.
 const OLDEST: u64 = 4;
@@ -171,9 +158,7 @@ impl<'a> Reader<'a> {
             self.field = word;
             // The result of a rung, in words; that of a migration is not in quotes, and decides.
             let words = word == b"result" && self.raw[after + 2..].starts_with(b"\"");
-            let of_reports: &[&str] = if self.world.setup.dangers.kubevirt_errs { &[] } else { &OF_REPORTS };
-            let mut left_out = LEFT_OUT.iter().chain(of_reports);
-            if words || left_out.any(|left_out| left_out.as_bytes() == word) {
+            if words || is_left_out(word, self.world.setup.dangers.kubevirt_errs) {
                 self.flush(start);
                 self.at = self.end_of_value(after + 2);
                 self.as_it_is = self.at;
