@@ -468,8 +468,8 @@ impl<'a> Transition<'a> {
     }
 
     fn tick(&mut self) {
-        // What nothing of waits for a moment is not looked at.
+        // What nothing of is due is not looked at.
         let waiting = self.core.waiters.keys().chain(self.core.tickets.awake(self.now));
-        self.touched = self.core.index.awake().chain(waiting).cloned().collect();
+        self.touched = self.core.index.awake(self.now).chain(waiting).cloned().collect();
     }
 }

@@ -606,18 +606,18 @@ impl VolumeRecord {
         self.attachment(node).is_some() || self.fenced.iter().any(|f| f.node == *node)
     }
 
-    /// Something about it may change by time alone: a try after a while, a bound that passes, a fence that is due, a
-    /// migration that runs out of time. A try that is due already has been made, or waits for something that will be heard
-    /// of.
-    pub(crate) fn waits_for_time(&self, now: UnixMillis) -> bool {
-        let later = |at: Option<UnixMillis>| at.is_some_and(|at| now < at);
-        later(self.retry_at)
-            || self.fenced.iter().any(|f| later(f.retry_at))
-            || self
-                .attachments
-                .iter()
-                .any(|a| a.phase.is_draining() || later(a.retry_at) || later(a.may_land_until))
-            || later(self.migration.as_ref().and_then(Migration::due))
+    /// When something about it may change by time alone: a try after a while, a bound that passes, a migration that runs out of
+    /// time; a detach, whose fence is due by more than one clock, at any moment. A try that is due already has been made, or
+    /// waits for something that will be heard of.
+    pub(crate) fn due(&self, now: UnixMillis) -> Option<UnixMillis> {
+        if self.attachments.iter().any(|a| a.phase.is_draining()) {
+            return Some(UnixMillis::default());
+        }
+        let of_attachments = self.attachments.iter().flat_map(|a| [a.retry_at, a.may_land_until]);
+        let of_fenced = self.fenced.iter().map(|f| f.retry_at);
+        let of_migration = self.migration.as_ref().and_then(Migration::due);
+        let all = of_attachments.chain(of_fenced).chain([self.retry_at, of_migration]);
+        all.flatten().filter(|at| now < *at).min()
     }
 
     /// Every node and host that has it, or was cut off from it.

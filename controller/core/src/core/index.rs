@@ -16,8 +16,9 @@ pub(super) struct Index {
     by_host: BTreeMap<HostNqn, BTreeSet<VolumeId>>,
     /// As it was put in, to be taken out again.
     about: BTreeMap<VolumeId, BTreeSet<(NodeId, HostNqn)>>,
-    /// Something about them waits for a moment.
-    awake: BTreeSet<VolumeId>,
+    /// When something about them is due, and the same by that moment.
+    due: BTreeMap<VolumeId, UnixMillis>,
+    by_time: BTreeSet<(UnixMillis, VolumeId)>,
 }
 
 impl Index {
@@ -27,10 +28,21 @@ impl Index {
         if self.about.get(volume).unwrap_or(&BTreeSet::new()) != &about {
             self.is_about(volume, about);
         }
-        if record.is_some_and(|record| record.waits_for_time(now)) {
-            self.awake.insert(volume.clone());
-        } else {
-            self.awake.remove(volume);
+        self.is_due(volume, record.and_then(|record| record.due(now)));
+    }
+
+    fn is_due(&mut self, volume: &VolumeId, at: Option<UnixMillis>) {
+        let before = self.due.get(volume).copied();
+        if before == at {
+            return;
+        }
+        if let Some(before) = before {
+            self.due.remove(volume);
+            self.by_time.remove(&(before, volume.clone()));
+        }
+        if let Some(at) = at {
+            self.due.insert(volume.clone(), at);
+            self.by_time.insert((at, volume.clone()));
         }
     }
 
@@ -64,9 +76,9 @@ impl Index {
         self.by_host.get(host).into_iter().flatten()
     }
 
-    /// Volumes about which something waits for a moment.
-    pub(super) fn awake(&self) -> impl Iterator<Item = &VolumeId> {
-        self.awake.iter()
+    /// Volumes about which something is due by then.
+    pub(super) fn awake(&self, now: UnixMillis) -> impl Iterator<Item = &VolumeId> {
+        self.by_time.iter().take_while(move |(at, _)| *at <= now).map(|(_, volume)| volume)
     }
 }
 

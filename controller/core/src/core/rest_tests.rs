@@ -109,7 +109,7 @@ fn beside_a_survivor_the_export_comes_back_before_another_is_let_in() {
 #[test]
 fn time_wakes_only_volumes_about_which_something_waits_for_it() {
     let mut b = alone(able());
-    let awake = |b: &Harness| b.core.index.awake().count();
+    let awake = |b: &Harness| b.core.index.awake(UnixMillis(u64::MAX)).count();
     assert_eq!(awake(&b), 0, "it is attached, and nothing is to come of time");
     b.silent("a");
     assert_eq!(awake(&b), 0);
@@ -123,4 +123,19 @@ fn time_wakes_only_volumes_about_which_something_waits_for_it() {
     b.rds(Ok(()));
     assert_eq!((awake(&b), b.phase("a")), (0, None));
     assert_eq!(b.core.index.of_node(&n("a")).count(), 1, "it is quarantined");
+}
+
+#[test]
+fn before_its_moment_a_volume_is_not_looked_at_and_then_it_is() {
+    let mut b = alone(able());
+    b.silent("a");
+    let bound = Config::default().drain_bound_ms;
+    let seen = Observed { unbroken: false, ..b.observed(ObservedPhase::Ready) };
+    b.up("a", "boot", vec![seen]);
+    let until = b.core.volumes[&v()].attachments[0].may_land_until.expect("it may have broken");
+    let awake = |b: &Harness, at: UnixMillis| b.core.index.awake(at).count();
+    assert_eq!((awake(&b, UnixMillis(until.0 - 1)), awake(&b, until)), (0, 1));
+    b.pass(bound);
+    assert_eq!(b.core.volumes[&v()].attachments[0].may_land_until, None, "the bound has passed");
+    assert_eq!(awake(&b, UnixMillis(u64::MAX)), 0);
 }

@@ -241,7 +241,8 @@ impl<'s> Scene<'s> {
             let (drawn, json) = self.cluster.cleatctl(volume).await?;
             self.say.plain(drawn.trim_end());
             let text = |field: &str| json[field].as_str().map(str::to_owned);
-            (self.came.attributed_to, self.came.migration_uid) = (text("attributed_to"), text("migration_uid"));
+            (self.came.attributed_to, self.came.migration_uid) =
+                (text("attributed_to"), text("migration_uid"));
             let is_shown = json["result"] == "completed" && json["migration_uid"] == uid;
             ensure!(is_shown, "cleatctl migration shows another one than {uid}, completed: {json}");
             anyhow::Ok(())
