@@ -38,8 +38,9 @@ use tonic::transport::Channel;
 const SOON: Duration = Duration::from_millis(10);
 /// Between two tries of a call that is answered otherwise.
 const AGAIN: Duration = Duration::from_millis(200);
-/// Lists are read more often right after a start; nothing is at rest before that is over.
-const CALM: Duration = Duration::from_secs(32);
+/// Lists are read more often right after a start, and after the drain bound each record is written that said of it: nothing is
+/// at rest before.
+const CALM: Duration = Duration::from_secs(65);
 /// Descriptors for each agent: a listener takes an eighth of a process's for connections, and some are not agents'.
 const DESCRIPTORS_EACH: usize = 10;
 /// And for everything else.
