@@ -468,7 +468,7 @@ impl<'a> Transition<'a> {
     }
 
     fn tick(&mut self) {
-        // What nothing of is due is not looked at.
+        // Only what is due, or waits for an answer, is looked at.
         let waiting = self.core.waiters.keys().chain(self.core.tickets.awake(self.now));
         self.touched = self.core.index.awake(self.now).chain(waiting).cloned().collect();
     }
